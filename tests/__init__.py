@@ -1,0 +1,1 @@
+"""Tests, flat and named by layer: test_<layer>_<topic>.py. Helpers live in tests/support/."""
