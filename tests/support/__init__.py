@@ -1,1 +1,1 @@
-"""What tests share: real servers to start, fakes for what must fail on demand, models to compare."""
+"""What tests share: real servers to start, fakes of what must fail on demand, reference models."""
