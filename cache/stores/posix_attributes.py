@@ -1,0 +1,227 @@
+"""Attributes of files on a file system: native where POSIX has them, xattrs for the rest.
+
+    kind, mode, uid, gid, mtime, rdev, symlink target    the file's own
+    user.forebay.content-type    text
+    user.forebay.headers, user.forebay.metadata, user.forebay.tags    JSON objects of strings
+    user.forebay.etag    `<ETag> <size> <mtime in ns>`: the ETag S3 clients know these bytes by.
+                         It is believed only while size and mtime are those, so a file that was
+                         changed by somebody else has none.
+
+Owners are set only where the process may (root); elsewhere files belong to the process. Linux
+has no user xattrs on symlinks, FIFOs, sockets and devices: S3 attributes of those are logged and
+not kept, as on a file system without xattrs (the store warns of that when it is opened).
+
+The version token is inode, size, mtime and ctime of a file: ctime changes with every chmod,
+rename and link too, and nothing can set it back, so bytes cannot change under an old token. A
+directory has no bytes: its token is its inode.
+
+Everything here works on descriptors that the caller opened without following symlinks.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import stat
+from collections.abc import Mapping
+
+from cache.errors import StoreRefused
+from cache.records import Kind
+from cache.stores.attributes import kind_of
+from cache.stores.base import StoredAttributes, StoredObject
+
+log = logging.getLogger(__name__)
+
+_CONTENT_TYPE = "user.forebay.content-type"
+_HEADERS = "user.forebay.headers"
+_METADATA = "user.forebay.metadata"
+_TAGS = "user.forebay.tags"
+_ETAG = "user.forebay.etag"
+_ALL = frozenset({_CONTENT_TYPE, _HEADERS, _METADATA, _TAGS, _ETAG})
+_WITH_XATTRS = frozenset({Kind.FILE, Kind.DIRECTORY})
+
+_XATTR_SPACE_BYTES = 3000
+"""ext4 keeps all xattrs of a file in one block of 4 KiB and says ENOSPC beyond: from here on an
+ENOSPC is taken for that, below for a full disk."""
+
+
+def version_of(status: os.stat_result) -> str:
+    """The version token; see the module docstring."""
+    if stat.S_ISDIR(status.st_mode):
+        return f"{status.st_ino}:directory"
+    return f"{status.st_ino}:{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}"
+
+
+def described(
+    key: bytes, status: os.stat_result, target: bytes | None, xattrs: Mapping[str, bytes]
+) -> StoredObject:
+    """The object that a file with this stat, symlink target and xattrs is."""
+    size_bytes = 0 if stat.S_ISDIR(status.st_mode) else status.st_size
+    is_device = stat.S_ISBLK(status.st_mode) or stat.S_ISCHR(status.st_mode)
+    content_type = xattrs.get(_CONTENT_TYPE)
+    attributes = StoredAttributes(
+        kind=kind_of(status.st_mode),
+        mode=stat.S_IMODE(status.st_mode),
+        uid=status.st_uid,
+        gid=status.st_gid,
+        mtime_ns=status.st_mtime_ns,
+        rdev=status.st_rdev if is_device else 0,
+        symlink_target=target,
+        content_type=None if content_type is None else content_type.decode("utf-8", "replace"),
+        headers=_strings(key, xattrs, _HEADERS),
+        metadata=_strings(key, xattrs, _METADATA),
+        tags=_strings(key, xattrs, _TAGS),
+        s3_etag=_bound_etag(xattrs.get(_ETAG, b""), status),
+    )
+    return StoredObject(key, size_bytes, version_of(status), status.st_mtime_ns, attributes)
+
+
+def read_xattrs(descriptor: int) -> dict[str, bytes]:
+    """Our xattrs of an open file; none where the file system has no xattrs."""
+    found: dict[str, bytes] = {}
+    try:
+        for name in os.listxattr(descriptor):
+            if name in _ALL:
+                found[name] = os.getxattr(descriptor, name)
+    except OSError as exc:
+        if exc.errno not in (errno.ENOTSUP, errno.ENODATA):
+            raise
+    return found
+
+
+def apply(
+    descriptor: int, key: bytes, attributes: StoredAttributes, *, chown: bool, xattrs: bool
+) -> None:
+    """Give the attributes to an open regular file or directory; None leaves what is there.
+
+    mode after owner, because chown clears set-uid; mtime after both and the ETag last, because
+    it is bound to size and mtime as the file system rounded them."""
+    if chown and (attributes.uid is not None or attributes.gid is not None):
+        os.fchown(
+            descriptor,
+            -1 if attributes.uid is None else attributes.uid,
+            -1 if attributes.gid is None else attributes.gid,
+        )
+    if attributes.mode is not None:
+        os.fchmod(descriptor, attributes.mode)
+    if attributes.mtime_ns is not None:
+        os.utime(descriptor, ns=(attributes.mtime_ns, attributes.mtime_ns))
+    if xattrs:
+        _replace_xattrs(descriptor, key, attributes, os.fstat(descriptor))
+    elif _s3_only(attributes):
+        log.debug("no xattrs here: the S3 attributes of %r are not kept", key)
+
+
+def apply_special(
+    directory: int, name: bytes, key: bytes, attributes: StoredAttributes, *, chown: bool
+) -> None:
+    """Give owner, mode and mtime to a symlink, FIFO, socket or device, by name: they cannot be
+    opened harmlessly. A symlink has no mode on Linux."""
+    if chown and (attributes.uid is not None or attributes.gid is not None):
+        os.chown(
+            name,
+            -1 if attributes.uid is None else attributes.uid,
+            -1 if attributes.gid is None else attributes.gid,
+            dir_fd=directory,
+            follow_symlinks=False,
+        )
+    if attributes.mode is not None and attributes.kind != Kind.SYMLINK:
+        # chmod by name would follow a symlink put there meanwhile; O_PATH pins what is there.
+        pinned = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+        try:
+            if not stat.S_ISLNK(os.fstat(pinned).st_mode):
+                os.chmod(f"/proc/self/fd/{pinned}", attributes.mode)
+        finally:
+            os.close(pinned)
+    if attributes.mtime_ns is not None:
+        times = (attributes.mtime_ns, attributes.mtime_ns)
+        os.utime(name, ns=times, dir_fd=directory, follow_symlinks=False)
+    if _s3_only(attributes):
+        log.warning("a %s has no xattrs: S3 attributes of %r not kept", attributes.kind.name, key)
+
+
+def make_special(directory: int, name: bytes, attributes: StoredAttributes, mode: int) -> None:
+    """Create the symlink, FIFO, socket or device `name`, which must not exist."""
+    if attributes.kind == Kind.SYMLINK:
+        target = attributes.symlink_target
+        if not target or b"\0" in target:
+            raise StoreRefused("a symlink needs a target without NUL")
+        os.symlink(target, name, dir_fd=directory)
+        return
+    kinds = {
+        Kind.FIFO: stat.S_IFIFO,
+        Kind.SOCKET: stat.S_IFSOCK,
+        Kind.CHARACTER_DEVICE: stat.S_IFCHR,
+        Kind.BLOCK_DEVICE: stat.S_IFBLK,
+    }
+    os.mknod(name, kinds[attributes.kind] | mode, attributes.rdev, dir_fd=directory)
+
+
+def keeps_xattrs(kind: Kind) -> bool:
+    """Whether Linux allows user xattrs on files of this kind."""
+    return kind in _WITH_XATTRS
+
+
+def _s3_only(attributes: StoredAttributes) -> bool:
+    return bool(attributes.headers or attributes.metadata or attributes.tags)
+
+
+def _replace_xattrs(
+    descriptor: int, key: bytes, attributes: StoredAttributes, status: os.stat_result
+) -> None:
+    wanted: dict[str, bytes] = {}
+    if attributes.content_type:
+        wanted[_CONTENT_TYPE] = attributes.content_type.encode()
+    for name, strings in (
+        (_HEADERS, attributes.headers),
+        (_METADATA, attributes.metadata),
+        (_TAGS, attributes.tags),
+    ):
+        if strings:
+            wanted[name] = json.dumps(dict(strings), ensure_ascii=False).encode()
+    if attributes.s3_etag:
+        wanted[_ETAG] = f"{attributes.s3_etag} {status.st_size} {status.st_mtime_ns}".encode()
+    existing = read_xattrs(descriptor)
+    for name in existing.keys() - wanted.keys():
+        os.removexattr(descriptor, name)
+    for name, value in wanted.items():
+        if existing.get(name) != value:
+            _set(descriptor, key, name, value, sum(map(len, wanted.values())))
+
+
+def _set(descriptor: int, key: bytes, name: str, value: bytes, total_bytes: int) -> None:
+    try:
+        os.setxattr(descriptor, name, value)
+    except OSError as exc:
+        too_large = exc.errno in (errno.E2BIG, errno.ERANGE) or (
+            exc.errno == errno.ENOSPC and total_bytes > _XATTR_SPACE_BYTES
+        )
+        if not too_large:
+            raise
+        raise StoreRefused(
+            f"{key!r}: {total_bytes} bytes of S3 attributes do not fit in the xattrs of this "
+            "file system"
+        ) from exc
+
+
+def _strings(key: bytes, xattrs: Mapping[str, bytes], name: str) -> dict[str, str]:
+    raw = xattrs.get(name)
+    if raw is None:
+        return {}
+    try:
+        value = json.loads(raw)
+    except ValueError:
+        value = None
+    if isinstance(value, dict) and all(isinstance(item, str) for item in value.values()):
+        return value
+    log.warning("xattr %s of %r is not a JSON object of strings: ignored", name, key)
+    return {}
+
+
+def _bound_etag(raw: bytes, status: os.stat_result) -> str | None:
+    parts = raw.decode("ascii", "replace").split(" ")
+    if parts[1:] == [str(status.st_size), str(status.st_mtime_ns)]:
+        return parts[0]
+    return None

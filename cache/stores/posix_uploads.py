@@ -1,0 +1,592 @@
+"""Bodies on their way into a posix store: temporary file, fsync, rename, fsync of the directory.
+
+The order is the promise: the bytes and attributes are durable before the name leads to them, and
+the name is durable before commit() returns, so a crash at any moment leaves the old object or
+the new one. A file whose write or fsync failed is never tried again: after an I/O error the page
+cache says nothing about the disk (reliability.md, fsyncgate).
+
+Every step on a descriptor runs in the store's threads with its own deadline. A step that was
+given up may still be in the kernel, so its descriptor is closed when it ends, not before:
+otherwise its number would be somebody else's file by then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import stat
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+from cache.errors import (
+    StoreChanged,
+    StoreCorrupt,
+    StoreNotFound,
+    StoreRefused,
+    StoreUnavailable,
+)
+from cache.records import Kind
+from cache.stores import posix_attributes
+from cache.stores.base import ABSENT, StoredAttributes, StoredObject
+from cache.stores.beneath import open_leaf
+from cache.stores.bodies import expected_body
+from cache.stores.deadline import DeadlinePool
+from cache.stores.posix_attributes import version_of
+from cache.stores.posix_root import PARTS, UPLOADS, Place, PosixRoot, remove_parts, store_errors
+
+T = TypeVar("T")
+
+STEP_BYTES = 1 << 20
+_SYNC_STEP_BYTES = 64 << 20
+"""Dirty bytes after which a body is synced on the way, so that no single fsync has gigabytes to
+write and fails the deadline."""
+_PLACE_ATTEMPTS = 8
+_HEX = re.compile(r"[0-9a-f]{32}", re.ASCII)
+_PART_NUMBER_MAX = 10_000
+_NO_COPY_RANGE = frozenset({errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
+
+
+class PooledFile:
+    """A descriptor whose steps run in the pool, one at a time."""
+
+    def __init__(self, pool: DeadlinePool, descriptor: int) -> None:
+        self._pool = pool
+        self.descriptor = descriptor
+        self.last_step: Future[Any] | None = None
+        self._closed = False
+
+    def run(self, step: Callable[[], T], *, reads: PooledFile | None = None) -> T:
+        """step() in the pool; `reads` is another file that the step uses."""
+        if self._closed:
+            raise StoreUnavailable("the file is closed")
+        future = self._pool.submit(step)
+        self.last_step = future
+        if reads is not None:
+            reads.last_step = future
+        return self._pool.wait(future)
+
+    def close(self, clean_up: Callable[[], None] | None = None) -> None:
+        """Close the descriptor, then clean_up(), when the last step has ended. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+
+        def release(_: Future[Any] | None) -> None:
+            os.close(self.descriptor)
+            if clean_up is not None:
+                with contextlib.suppress(OSError):
+                    clean_up()  # what stays behind is swept when a store is opened
+
+        if self.last_step is None:
+            release(None)
+        else:
+            self.last_step.add_done_callback(release)
+
+
+class BodyFile:
+    """A file that is filled from front to back, and synced on the way."""
+
+    def __init__(self, pool: DeadlinePool, descriptor: int, key: bytes) -> None:
+        self.file = PooledFile(pool, descriptor)
+        self._key = key
+        self.size_bytes = 0
+        self._unsynced = 0
+
+    def append(self, piece: bytes | bytearray | memoryview) -> None:
+        """Write piece at the end. The caller does not change it meanwhile."""
+        offset, sync = self._advance(len(piece))
+        descriptor = self.file.descriptor
+
+        def step() -> None:
+            with store_errors("write", self._key):
+                _write_all(descriptor, piece, offset)
+                if sync:
+                    os.fdatasync(descriptor)
+
+        self.file.run(step)
+
+    def append_from(self, source: PooledFile, start: int, stop: int) -> None:
+        """Append source[start:stop) inside the kernel: a reflink or a server-side copy where the
+        file system has one. StoreChanged if the source ends early."""
+        descriptor = self.file.descriptor
+        while start < stop:
+            count = min(stop - start, _SYNC_STEP_BYTES)
+            offset = self.size_bytes
+
+            def step(start: int = start, count: int = count, offset: int = offset) -> int:
+                with store_errors("copy to", self._key):
+                    copied = _copy_step(source.descriptor, descriptor, count, start, offset)
+                    os.fdatasync(descriptor)
+                    return copied
+
+            copied = self.file.run(step, reads=source)
+            if copied == 0:
+                raise StoreChanged(f"{self._key!r}: the source became shorter while it was copied")
+            self.size_bytes += copied
+            start += copied
+
+    def _advance(self, count: int) -> tuple[int, bool]:
+        offset = self.size_bytes
+        self.size_bytes += count
+        self._unsynced += count
+        sync = self._unsynced >= _SYNC_STEP_BYTES
+        if sync:
+            self._unsynced = 0
+        return offset, sync
+
+
+def _copy_step(source: int, target: int, count: int, start: int, offset: int) -> int:
+    try:
+        return os.copy_file_range(source, target, count, start, offset)
+    except OSError as exc:
+        if exc.errno not in _NO_COPY_RANGE:
+            raise
+    piece = os.pread(source, min(count, STEP_BYTES), start)
+    _write_all(target, piece, offset)
+    return len(piece)
+
+
+def _write_all(descriptor: int, piece: bytes | bytearray | memoryview, offset: int) -> None:
+    view = memoryview(piece)
+    while view:
+        written = os.pwrite(descriptor, view, offset)
+        view = view[written:]
+        offset += written
+
+
+class Publisher:
+    """Gives a finished temporary file its name: the check, the attributes and the rename that
+    uploads, copies and joined parts share."""
+
+    def __init__(
+        self, root: PosixRoot, *, file_mode: int, directory_mode: int, chown: bool, xattrs: bool
+    ) -> None:
+        self.root = root
+        self._file_mode = file_mode
+        self._directory_mode = directory_mode
+        self._chown = chown
+        self._xattrs = xattrs
+
+    def create_temporary(self, key: bytes) -> tuple[bytes, int]:
+        """(name, locked descriptor) of a new file in uploads/. The lock tells the sweep of any
+        process, on any host, that the file is in use."""
+        with store_errors("begin upload of", key):
+            self.root.check()
+            uploads = self.root.reserved(UPLOADS)
+            try:
+                name = uuid.uuid4().hex.encode()
+                descriptor = os.open(
+                    name,
+                    os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC,
+                    0o600,
+                    dir_fd=uploads,
+                )
+            finally:
+                os.close(uploads)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return name, descriptor
+
+    def remove_temporary(self, name: bytes) -> None:
+        uploads = self.root.reserved(UPLOADS)
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=uploads)
+        finally:
+            os.close(uploads)
+
+    def publish_file(
+        self,
+        key: bytes,
+        temporary: bytes,
+        descriptor: int,
+        attributes: StoredAttributes,
+        expected: str | None,
+    ) -> StoredObject:
+        """Attributes, fsync, rename, fsync of the directory: in this order."""
+        with store_errors("write", key):
+            os.fchmod(descriptor, self._file_mode)
+            posix_attributes.apply(
+                descriptor, key, attributes, chown=self._chown, xattrs=self._xattrs
+            )
+            os.fsync(descriptor)
+            with self._renamed(key, temporary, expected):
+                pass
+            xattrs = posix_attributes.read_xattrs(descriptor)
+            return posix_attributes.described(key, os.fstat(descriptor), None, xattrs)
+
+    def publish_special(
+        self, key: bytes, attributes: StoredAttributes, expected: str | None
+    ) -> StoredObject:
+        """A symlink, FIFO, socket or device: made under a temporary name, then renamed."""
+        with store_errors("create", key):
+            self.root.check()
+            temporary = uuid.uuid4().hex.encode()
+            uploads = self.root.reserved(UPLOADS)
+            try:
+                posix_attributes.make_special(uploads, temporary, attributes, self._file_mode)
+                try:
+                    posix_attributes.apply_special(
+                        uploads, temporary, key, attributes, chown=self._chown
+                    )
+                    # There is no fsync of a symlink: syncing its directory commits it.
+                    os.fsync(uploads)
+                    with self._renamed(key, temporary, expected) as place:
+                        status = os.lstat(place.name, dir_fd=place.directory)
+                except BaseException:
+                    self.remove_temporary(temporary)
+                    raise
+            finally:
+                os.close(uploads)
+            return posix_attributes.described(key, status, attributes.symlink_target, {})
+
+    def publish_directory(
+        self, key: bytes, attributes: StoredAttributes, expected: str | None
+    ) -> StoredObject:
+        """mkdir, or new attributes for the directory that is there."""
+        with store_errors("create", key), self.root.locked(key), self.root.made(key) as place:
+            check_expected(key, place.status, expected)
+            if place.status is None:
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(place.name, 0o700, dir_fd=place.directory)
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+            directory = os.open(place.name, flags, dir_fd=place.directory)
+            try:
+                if place.status is None:
+                    os.fchmod(directory, self._directory_mode)
+                posix_attributes.apply(
+                    directory, key, attributes, chown=self._chown, xattrs=self._xattrs
+                )
+                os.fsync(directory)
+                place.sync()
+                xattrs = posix_attributes.read_xattrs(directory)
+                return posix_attributes.described(key, os.fstat(directory), None, xattrs)
+            finally:
+                os.close(directory)
+
+    @contextlib.contextmanager
+    def _renamed(self, key: bytes, temporary: bytes, expected: str | None) -> Iterator[Place]:
+        """Rename uploads/temporary to the key's place, durably; yields the place, still locked.
+
+        A place can change its kind between choosing it and the rename, when a directory of that
+        name is made or removed by another key's writer: then another place is chosen."""
+        uploads = self.root.reserved(UPLOADS)
+        try:
+            with self.root.locked(key):
+                for attempt in range(_PLACE_ATTEMPTS):
+                    with self.root.made(key) as place:
+                        check_expected(key, place.status, expected)
+                        try:
+                            os.rename(
+                                temporary,
+                                place.name,
+                                src_dir_fd=uploads,
+                                dst_dir_fd=place.directory,
+                            )
+                        except OSError as exc:
+                            moved = (errno.EISDIR, errno.ENOTDIR, errno.ENOENT, errno.EEXIST)
+                            if exc.errno not in moved or attempt == _PLACE_ATTEMPTS - 1:
+                                raise
+                            continue
+                        place.sync()
+                        yield place
+                        return
+        finally:
+            os.close(uploads)
+
+
+def check_expected(key: bytes, status: os.stat_result | None, expected: str | None) -> None:
+    """StoreChanged unless what is there is what the writer expects; call it locked."""
+    if expected is None:
+        return
+    current = ABSENT if status is None else version_of(status)
+    if current != expected:
+        raise StoreChanged(f"{key!r} is {current or 'absent'}, not {expected or 'absent'}")
+
+
+class PosixUpload:
+    """See `base.Upload`. Small writes are gathered to 1 MiB before they go to a thread."""
+
+    def __init__(self, publisher: Publisher, pool: DeadlinePool, key: bytes) -> None:
+        self._publisher = publisher
+        self._pool = pool
+        self._key = key
+        self._body: BodyFile | None = None
+        self._temporary = b""
+        self._gathered = bytearray()
+        self._done = False
+
+    def write(self, chunk: bytes | bytearray | memoryview) -> None:
+        assert not self._done, "write after commit or abort"
+        self._gathered += chunk
+        if len(self._gathered) >= STEP_BYTES:
+            self._flush()
+
+    def append_from(self, source: PooledFile, start: int, stop: int) -> None:
+        """Append bytes [start, stop) of another file of the store."""
+        self._flush().append_from(source, start, stop)
+
+    def commit(self, attributes: StoredAttributes, *, expected: str | None = None) -> StoredObject:
+        assert not self._done, "commit after commit or abort"
+        fixed = expected_body(attributes)
+        if fixed is None and not self._key.endswith(b"/"):
+            stored = self._commit_file(attributes, expected)
+        else:
+            if self._body is not None or bytes(self._gathered) not in (b"", fixed):
+                raise StoreRefused(f"{self._key!r}: a {attributes.kind.name} cannot hold a body")
+            stored = self._pool.run(lambda: self._publish_other(attributes, expected))
+        self._done = True
+        return stored
+
+    def abort(self) -> None:
+        if self._done:
+            return
+        self._done = True
+        self._gathered.clear()
+        if self._body is not None:
+            self._body.file.close(lambda: self._publisher.remove_temporary(self._temporary))
+
+    def _commit_file(self, attributes: StoredAttributes, expected: str | None) -> StoredObject:
+        body = self._flush()
+        descriptor = body.file.descriptor
+
+        def publish() -> StoredObject:
+            # A file system tells no checksum of what it holds; the size is what can be compared.
+            actual = os.fstat(descriptor).st_size
+            if actual != body.size_bytes:
+                raise StoreCorrupt(f"{self._key!r}: {actual} of {body.size_bytes} bytes written")
+            return self._publisher.publish_file(
+                self._key, self._temporary, descriptor, attributes, expected
+            )
+
+        stored = body.file.run(publish)
+        body.file.close()
+        return stored
+
+    def _publish_other(self, attributes: StoredAttributes, expected: str | None) -> StoredObject:
+        if self._key.endswith(b"/"):
+            if attributes.kind not in (Kind.DIRECTORY, Kind.FILE):
+                raise StoreRefused(f"{self._key!r} can only be a directory")
+            return self._publisher.publish_directory(self._key, attributes, expected)
+        if attributes.kind == Kind.DIRECTORY:
+            raise StoreRefused(f"{self._key!r}: the key of a directory ends in /")
+        return self._publisher.publish_special(self._key, attributes, expected)
+
+    def _flush(self) -> BodyFile:
+        """Write what was gathered; make the temporary file if there is none."""
+        if self._body is None:
+            future = self._pool.submit(lambda: self._publisher.create_temporary(self._key))
+            try:
+                self._temporary, descriptor = self._pool.wait(future)
+            except StoreUnavailable:
+                future.add_done_callback(_close_late)
+                raise
+            self._body = BodyFile(self._pool, descriptor, self._key)
+        if self._gathered:
+            piece, self._gathered = self._gathered, bytearray()
+            self._body.append(piece)
+        return self._body
+
+
+def _close_late(future: Future[tuple[bytes, int]]) -> None:
+    """The temporary file came after its caller had left; the sweep removes its name."""
+    if not future.cancelled() and future.exception() is None:
+        os.close(future.result()[1])
+
+
+class PosixPartUpload:
+    """See `base.PartUpload`: parts/<token>/<number>-<tag>, one file for each part.
+
+    Parts are durable when write_part() returns. commit() joins them with copy_file_range, so on
+    file systems with reflinks no byte is moved."""
+
+    def __init__(self, publisher: Publisher, pool: DeadlinePool, key: bytes, token: str) -> None:
+        self._publisher = publisher
+        self._pool = pool
+        self._key = key
+        self._token = token
+
+    @property
+    def token(self) -> str:
+        return self._token
+
+    @classmethod
+    def begin(cls, publisher: Publisher, pool: DeadlinePool, key: bytes) -> PosixPartUpload:
+        """Make the directory of a new upload's parts, durably."""
+        token = uuid.uuid4().hex
+
+        def make() -> None:
+            with store_errors("begin multipart upload of", key):
+                publisher.root.check()
+                parts = publisher.root.reserved(PARTS)
+                try:
+                    os.mkdir(token, 0o700, dir_fd=parts)
+                    os.fsync(parts)
+                finally:
+                    os.close(parts)
+
+        pool.run(make)
+        return cls(publisher, pool, key, token)
+
+    def write_part(self, number: int, chunks: Iterable[bytes | memoryview], size_bytes: int) -> str:
+        with self._new_part(number) as (body, tag):
+            for chunk in chunks:
+                body.append(chunk)
+            if body.size_bytes != size_bytes:
+                raise StoreCorrupt(
+                    f"part {number} of {body.size_bytes} bytes, announced as {size_bytes}"
+                )
+        return tag
+
+    def copy_part(self, number: int, source: bytes, start: int, stop: int, version: str) -> str:
+        with self._new_part(number) as (body, tag):
+            opened = open_pooled(self._publisher.root, self._pool, source)
+            try:
+                check_open(opened, source, version)
+                body.append_from(opened, start, stop)
+                check_open(opened, source, version)
+            finally:
+                opened.close()
+        return tag
+
+    def commit(
+        self,
+        parts: list[tuple[int, str]],
+        attributes: StoredAttributes,
+        *,
+        expected: str | None = None,
+    ) -> StoredObject:
+        upload = PosixUpload(self._publisher, self._pool, self._key)
+        try:
+            for number, tag in parts:
+                part = self._open_part(number, tag)
+                try:
+                    size_bytes = _size_of(part)
+                    upload.append_from(part, 0, size_bytes)
+                finally:
+                    part.close()
+            stored = upload.commit(attributes, expected=expected)
+        except BaseException:
+            upload.abort()
+            raise
+        self.abort()
+        return stored
+
+    def abort(self) -> None:
+        def remove() -> None:
+            if _HEX.fullmatch(self._token) is None:
+                return
+            with store_errors("abort multipart upload of", self._key):
+                parts = self._publisher.root.reserved(PARTS)
+                try:
+                    with contextlib.suppress(FileNotFoundError):
+                        remove_parts(parts, os.fsencode(self._token))
+                finally:
+                    os.close(parts)
+
+        self._pool.run(remove)
+
+    @contextlib.contextmanager
+    def _new_part(self, number: int) -> Iterator[tuple[BodyFile, str]]:
+        """A file to fill; at the end it is synced and replaces earlier parts of this number."""
+        if not 1 <= number <= _PART_NUMBER_MAX:
+            raise StoreRefused(f"part number {number} is not in 1 to {_PART_NUMBER_MAX}")
+        tag = uuid.uuid4().hex
+        name = f"{number:05d}-{tag}"
+        temporary = f".{name}"
+
+        def create() -> int:
+            directory = self._directory()
+            try:
+                flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+                return os.open(temporary, flags, 0o600, dir_fd=directory)
+            finally:
+                os.close(directory)
+
+        def remove() -> None:
+            directory = self._directory()
+            try:
+                os.unlink(temporary, dir_fd=directory)
+            finally:
+                os.close(directory)
+
+        def keep() -> None:
+            with store_errors("write part of", self._key):
+                os.fsync(body.file.descriptor)
+                directory = self._directory()
+                try:
+                    os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+                    for other in os.listdir(directory):
+                        if other.startswith(name[:6]) and other != name:
+                            with contextlib.suppress(FileNotFoundError):
+                                os.unlink(other, dir_fd=directory)
+                    os.fsync(directory)
+                finally:
+                    os.close(directory)
+
+        body = BodyFile(self._pool, self._pool.run(create), self._key)
+        try:
+            yield body, tag
+            body.file.run(keep)
+        except BaseException:
+            body.file.close(remove)
+            raise
+        body.file.close()
+
+    def _directory(self) -> int:
+        """A descriptor of the upload's directory; StoreNotFound if there is none (any more)."""
+        root = self._publisher.root
+        if _HEX.fullmatch(self._token) is None:
+            raise StoreNotFound(f"no multipart upload {self._token!r}")
+        root.check()
+        with store_errors("find multipart upload of", self._key):
+            return root.reserved(PARTS, os.fsencode(self._token))
+
+    def _open_part(self, number: int, tag: str) -> PooledFile:
+        if _HEX.fullmatch(tag) is None:
+            raise StoreNotFound(f"part {number} has no tag {tag!r}")
+
+        def open_part() -> int:
+            directory = self._directory()
+            try:
+                with store_errors(f"find part {number} of", self._key):
+                    return os.open(
+                        f"{number:05d}-{tag}",
+                        os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC,
+                        dir_fd=directory,
+                    )
+            finally:
+                os.close(directory)
+
+        return PooledFile(self._pool, self._pool.run(open_part))
+
+
+def open_pooled(root: PosixRoot, pool: DeadlinePool, key: bytes) -> PooledFile:
+    """The regular file under key, opened to be read."""
+    future = pool.submit(lambda: open_file(root, key))
+    return PooledFile(pool, pool.wait(future))
+
+
+def _size_of(file: PooledFile) -> int:
+    return file.run(lambda: os.fstat(file.descriptor)).st_size
+
+
+def check_open(file: PooledFile, key: bytes, version: str) -> None:
+    """StoreChanged unless the open file is (still) that version."""
+    current = version_of(file.run(lambda: os.fstat(file.descriptor)))
+    if current != version:
+        raise StoreChanged(f"{key!r} is {current}, not {version}")
+
+
+def open_file(root: PosixRoot, key: bytes) -> int:
+    """A read descriptor of the regular file under key."""
+    with store_errors("open", key), root.found(key) as place:
+        descriptor = open_leaf(place.directory, place.name)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise StoreRefused(f"{key!r} has no bytes to read")
+        return descriptor
