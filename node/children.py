@@ -5,8 +5,8 @@ own), in a session of its own so that Ctrl-C in a terminal reaches only the supe
 its lifeline when it serves and that it lives; silence means that it hangs, and it is killed. The
 first restart is immediate, those of a child that keeps dying wait longer each time.
 
-Trio; everything runs on the supervisor's thread but for what `prepare` does. What a child's end
-means to the node is for `node/supervisor.py` to decide.
+Trio; everything runs on the supervisor's thread. What a child's end means to the node is for
+`node/supervisor.py` to decide.
 """
 
 from __future__ import annotations
@@ -101,14 +101,13 @@ class Child:
         start: Start,
         *,
         program: Sequence[str] = PROGRAM,
-        prepare: Callable[[], object] | None = None,
         unblock: Callable[[], object] | None = None,
     ) -> None:
-        """`prepare` runs in a thread before each start, `unblock` when a killed process stays."""
+        """`unblock` is called, in a thread, when a killed process does not go."""
         self.name = name
         self.state = State.STARTING
         self.restarts = 0
-        self.facts: dict[str, Any] = {}  # of the Ready message of the running process
+        self.facts: dict[str, str] = {}  # of the Ready message of the running process
         self.report: dict[str, Any] = {}  # the last Report, of this or an earlier process
         self.last_end = ""
         self.first_ready = trio.Event()
@@ -116,7 +115,6 @@ class Child:
         self._config = config
         self._start = start
         self._program = program
-        self._prepare = prepare
         self._unblock = unblock
         self._process: subprocess.Popen[bytes] | None = None
         self._stream: trio.SocketStream | None = None
@@ -139,15 +137,7 @@ class Child:
         restart does not cure (then `failure` is set)."""
         while self.state is not State.STOPPING and self.failure is None:
             self.state = State.STARTING
-            try:
-                if self._prepare is not None:
-                    await trio.to_thread.run_sync(self._prepare)
-            except OperatorError as exc:
-                self._fail(exc)
-                self._deaths += 1
-            else:
-                if not self._is_stopping():
-                    await self._run_once()
+            await self._run_once()
             if not self._is_stopping() and self.failure is None:
                 await self._pause()
         self.state = State.ENDED

@@ -36,7 +36,7 @@ class Stop(msgspec.Struct, tag="stop"):
 class Ready(msgspec.Struct, tag="ready"):
     """The child serves."""
 
-    facts: dict[str, Any] = {}
+    facts: dict[str, str] = {}
 
 
 class Beat(msgspec.Struct, tag="beat"):

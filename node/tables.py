@@ -22,12 +22,13 @@ import re
 import stat
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from node.errors import ConfigError
+from node.logs import HIDDEN
 
 D = TypeVar("D")
 
@@ -59,14 +60,19 @@ class Place:
         return ConfigError(f"{self.source}: {table}{key}: {message}")
 
 
-def read(kind: type[D], values: Mapping[str, Any], place: Place) -> D:
-    """The dataclass `kind` from the table `values`. ConfigError on anything that does not fit."""
+def read(
+    kind: type[D], values: Mapping[str, Any], place: Place, *, also: Iterable[str] = ()
+) -> D:
+    """The dataclass `kind` from the table `values`. ConfigError on anything that does not fit.
+
+    `also`: further keys that the table may hold, and the caller has read already.
+    """
     hints = typing.get_type_hints(kind)
     fields = {f.name: f for f in dataclasses.fields(kind) if f.init}  # type: ignore[arg-type]
     values = dict(values)
     arguments: dict[str, Any] = {}
     for name, field in fields.items():
-        if is_secret(field) and f"{name}_file" not in fields:
+        if is_secret(field):
             _take_secret(values, name, place)
         if name in values:
             arguments[name] = _convert(values.pop(name), hints[name], place, name)
@@ -74,7 +80,7 @@ def read(kind: type[D], values: Mapping[str, Any], place: Place) -> D:
             alternative = f" (or {name}_file)" if is_secret(field) else ""
             raise place.error(name, f"is missing; add it{alternative}")
     if values:
-        raise unknown_key(next(iter(values)), accepted_keys(kind), place)
+        raise unknown_key(next(iter(values)), [*accepted_keys(kind), *also], place)
     try:
         return kind(**arguments)
     except ValueError as exc:
@@ -136,6 +142,45 @@ def format_size(size_bytes: int) -> str:
 def is_private(path: Path) -> bool:
     """True if only its owner has any access to the file."""
     return not path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO)
+
+
+def plain(value: Any, key: str = "") -> Any:
+    """Tables and values as a file would hold them: no classes, secrets hidden."""
+    if dataclasses.is_dataclass(value):
+        return {
+            field.name: HIDDEN
+            if is_secret(field) and getattr(value, field.name)
+            else plain(getattr(value, field.name), field.name)
+            for field in dataclasses.fields(value)
+        }
+    if isinstance(value, Mapping):
+        return {name: plain(element) for name, element in value.items()}
+    if isinstance(value, tuple):
+        return [plain(element) for element in value]
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, enum.Enum):
+        return value.value
+    if key.endswith("_bytes") and isinstance(value, int):
+        size = format_size(value)
+        return value if size.isdecimal() else size
+    return value
+
+
+def secrets_in(value: Any) -> Iterator[str]:
+    """Every secret in a dataclass and in those that it holds."""
+    if dataclasses.is_dataclass(value):
+        for field in dataclasses.fields(value):
+            inner = getattr(value, field.name)
+            if is_secret(field) and isinstance(inner, str) and inner:
+                yield inner
+            yield from secrets_in(inner)
+    elif isinstance(value, Mapping):
+        for element in value.values():
+            yield from secrets_in(element)
+    elif isinstance(value, tuple):
+        for element in value:
+            yield from secrets_in(element)
 
 
 def _is_required(field: dataclasses.Field[Any]) -> bool:

@@ -1,0 +1,70 @@
+"""How a table [stores.NAME] becomes the settings of a store, and which kinds there are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cache.stores.opening import StoreConfig as StoreSettings
+from cache.stores.posix import PosixStoreConfig
+from cache.stores.s3 import S3StoreConfig
+from node.tables import Place, plain, read, wrong_choice
+
+KINDS: Mapping[str, type[StoreSettings]] = {"posix": PosixStoreConfig, "s3": S3StoreConfig}
+"""By the `type` of a table: the dataclass of its other settings."""
+
+COMMON_KEYS = (
+    ("type", "a string", "*required*", "The kind of store."),
+    (
+        "creatable",
+        "true or false",
+        "`false`",
+        (
+            "Make new buckets (CreateBucket, mkdir at the root of the mount) in this store, each "
+            "under a prefix of its name. At most one store."
+        ),
+    ),
+)
+"""What every table [stores.NAME] holds: key, type, default, meaning, for the reference page."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreConfig:
+    """A table [stores.NAME]: what every kind has, and the settings of its own kind."""
+
+    type: str
+    creatable: bool
+    settings: StoreSettings
+
+    @property
+    def directory(self) -> Path | None:
+        """Where a store of files on this machine keeps them."""
+        return self.settings.path if isinstance(self.settings, PosixStoreConfig) else None
+
+    @property
+    def location(self) -> str:
+        """For people: where this store is."""
+        if isinstance(self.settings, PosixStoreConfig):
+            return str(self.settings.path)
+        server = self.settings.endpoint_url or f"Amazon S3 in {self.settings.region}"
+        return f"s3://{self.settings.bucket}/{self.settings.prefix} at {server}"
+
+    def as_table(self) -> dict[str, Any]:
+        """The table as a file would hold it, secrets hidden."""
+        return {"type": self.type, "creatable": self.creatable, **plain(self.settings)}
+
+
+def read_store(table: Any, place: Place) -> StoreConfig:
+    """Check one table [stores.NAME]. ConfigError when something in it is wrong."""
+    if not isinstance(table, dict):
+        raise place.error("(value)", "must be a table")
+    kind = table.get("type")
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise place.error("type", wrong_choice(kind, KINDS))
+    creatable = table.get("creatable", False)
+    if not isinstance(creatable, bool):
+        raise place.error("creatable", "must be true or false")
+    own = {key: value for key, value in table.items() if key not in ("type", "creatable")}
+    return StoreConfig(kind, creatable, read(KINDS[kind], own, place, also=("creatable", "type")))
