@@ -1,0 +1,316 @@
+"""A store that is an S3 bucket, or a prefix in one.
+
+One object is one object, under its key, with the POSIX attributes as metadata that s3fs and
+rclone know (`attributes`): `aws s3 cp` reads what Forebay wrote with no Forebay around, and what
+others put there is an object here. This module is the `base.Store`; its parts decide the rest:
+
+    s3_client     configuration, the boto3 client, what errors mean
+    s3_keys       keys that are not UTF-8
+    s3_requests   parameters of one object, HEAD, verified PutObject, conditions
+    s3_uploads    multipart uploads, streamed bodies, copies by parts
+    s3_listing    pages in key order
+    attributes    metadata names and values
+
+There is no rename in S3: it is copy, then delete, and of a directory one object after another,
+several at a time. Killed in the middle, each object is at one of the two places or, whole, at
+both; calling it again finishes it.
+
+Servers differ. What a request relies on is checked in the answer where it can be: ETags against
+MD5s, lengths, ranges, the version of what is read or copied. A server that ignores If-Match is
+met by comparing the ETag that it sends.
+
+Any thread may call; requests run in the store's own threads and are given up at deadline_s.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from cache.errors import (
+    StoreChanged,
+    StoreCorrupt,
+    StoreNotFound,
+    StoreUnavailable,
+)
+from cache.stores.base import (
+    Capabilities,
+    ListPage,
+    StoredAttributes,
+    StoredObject,
+)
+from cache.stores.bodies import upload_whole
+from cache.stores.deadline import DeadlinePool
+from cache.stores.s3_client import S3StoreConfig, status_of, store_errors
+from cache.stores.s3_listing import Listing
+from cache.stores.s3_requests import ObjectRequests, quoted, version_of
+from cache.stores.s3_uploads import S3PartUpload, S3Upload, copy_large
+
+__all__ = ["S3Store", "S3StoreConfig"]
+
+_CHUNK_BYTES = 1 << 20
+_MOVES_AT_ONCE = 8
+_MOVE_ATTEMPTS = 3
+
+
+class S3Store:
+    """`base.Store` on a bucket; see the module docstring."""
+
+    def __init__(self, config: S3StoreConfig) -> None:
+        """Makes no request: a store that is down is StoreUnavailable when it is used."""
+        self._config = config
+        self._pool = DeadlinePool(
+            f"store s3://{config.bucket}/{config.prefix}", config.deadline_s, config.max_connections
+        )
+        self._requests = ObjectRequests(config)
+        self._listing = Listing(self._requests, self._pool)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(
+            native_rename=False,
+            native_directories=False,
+            conditional_put=self._requests.has_conditions,
+            lists_attributes=False,
+        )
+
+    def head(self, key: bytes) -> StoredObject:
+        return self._pool.run(lambda: self._requests.head(key))
+
+    # Bytes ------------------------------------------------------------------------------------
+
+    def read(self, key: bytes, start: int, stop: int, version: str | None) -> Iterator[bytes]:
+        if start == stop:
+            self._pool.run(lambda: self._requests.verify_version(key, version))
+            return
+        future = self._pool.submit(lambda: self._open(key, start, stop, version))
+        try:
+            response = self._pool.wait(future)
+        except StoreUnavailable:
+            future.add_done_callback(_close_late)
+            raise
+        with contextlib.closing(response["Body"]):
+            found = version_of(response)
+            if version is not None and found != version:
+                raise StoreChanged(f"{key!r} is {found}, not {version}")
+            _check_range(key, response, start, stop)
+            whole = start == 0 and _total_bytes(response) == stop
+            digest = (
+                hashlib.md5(usedforsecurity=False)
+                if whole and self._requests.is_md5(found, response)
+                else None
+            )
+            for chunk in self._chunks(key, response["Body"], stop - start):
+                if digest is not None:
+                    digest.update(chunk)
+                yield chunk
+            if digest is not None and digest.hexdigest() != found:
+                raise StoreCorrupt(
+                    f"{key!r}: bytes with MD5 {digest.hexdigest()} came for ETag {found}"
+                )
+
+    def _open(self, key: bytes, start: int, stop: int, version: str | None) -> Any:
+        conditions: dict[str, Any] = {} if version is None else {"IfMatch": quoted(version)}
+        try:
+            with store_errors("read", key):
+                return self._requests.client.get_object(
+                    **self._requests.address(key),
+                    Range=f"bytes={start}-{stop - 1}",
+                    **conditions,
+                )
+        except StoreNotFound:
+            self._requests.head(key)  # the bucket may be what is not found
+            raise
+        except StoreCorrupt:
+            # 416: the object is shorter; another one, perhaps, on a server without If-Match.
+            self._requests.verify_version(key, version)
+            raise
+
+    def _chunks(self, key: bytes, body: Any, left_bytes: int) -> Iterator[bytes]:
+        """What arrives, as it arrives; each MiB within the deadline, however it trickles."""
+        # The stream below botocore's: its read() waits until all of a chunk is there.
+        stream = body._raw_stream  # noqa: SLF001
+        waited_s = 0.0
+        window_bytes = 0
+        while left_bytes:
+            began_s = time.monotonic()
+            with store_errors("read", key):
+                chunk: bytes = stream.read1(min(left_bytes, _CHUNK_BYTES))
+            waited_s += time.monotonic() - began_s
+            if not chunk:
+                raise StoreCorrupt(f"{key!r}: the body ended {left_bytes} bytes early")
+            left_bytes -= len(chunk)
+            window_bytes += len(chunk)
+            if window_bytes >= _CHUNK_BYTES:
+                waited_s, window_bytes = 0.0, 0
+            elif waited_s > self._config.deadline_s:
+                raise StoreUnavailable(
+                    f"read {key!r}: {window_bytes} bytes in {self._config.deadline_s:g} s"
+                )
+            yield chunk
+
+    def begin_upload(
+        self, key: bytes, size_bytes: int | None, attributes: StoredAttributes | None = None
+    ) -> S3Upload:
+        return S3Upload(
+            self._requests, self._pool, key, size_bytes, attributes, self._replace_attributes
+        )
+
+    def begin_parts(self, key: bytes, attributes: StoredAttributes) -> S3PartUpload:
+        return S3PartUpload.begin(
+            self._requests, self._pool, key, attributes, self._replace_attributes
+        )
+
+    def resume_parts(self, key: bytes, token: str) -> S3PartUpload:
+        return S3PartUpload(self._requests, self._pool, key, token, self._replace_attributes)
+
+    def put(
+        self,
+        key: bytes,
+        body: Iterable[bytes | memoryview],
+        size_bytes: int,
+        attributes: StoredAttributes,
+        *,
+        expected: str | None = None,
+    ) -> StoredObject:
+        upload = self.begin_upload(key, size_bytes, attributes)
+        return upload_whole(upload, body, size_bytes, attributes, expected)
+
+    # Copies -----------------------------------------------------------------------------------
+
+    def set_attributes(
+        self, key: bytes, attributes: StoredAttributes, *, expected: str | None = None
+    ) -> StoredObject:
+        return self.copy(key, expected, key, attributes)
+
+    def copy(
+        self, source: bytes, version: str | None, target: bytes, attributes: StoredAttributes
+    ) -> StoredObject:
+        # HEAD first: its size decides how to copy, and not every server honours the condition.
+        found = self._pool.run(lambda: self._requests.verify_version(source, version))
+        if found.size_bytes > self._config.copy_part_size_bytes:
+            return copy_large(self._requests, self._pool, found, target, attributes)
+        return self._pool.run(lambda: self._copy_at_once(found, target, attributes))
+
+    def _replace_attributes(
+        self, key: bytes, attributes: StoredAttributes, version: str
+    ) -> StoredObject:
+        return self.set_attributes(key, attributes, expected=version)
+
+    def _copy_at_once(
+        self, source: StoredObject, target: bytes, attributes: StoredAttributes
+    ) -> StoredObject:
+        # Copied at once, the object's ETag is its MD5, which the source's may already be.
+        store_etag = None if "-" in source.version else source.version
+        parameters = self._requests.parameters(attributes, source.size_bytes, store_etag)
+        if self._config.object_tagging:
+            parameters["TaggingDirective"] = "REPLACE"
+        with store_errors("copy", source.key):
+            response = self._requests.client.copy_object(
+                **self._requests.address(target),
+                CopySource=self._requests.copy_source(source.key),
+                CopySourceIfMatch=quoted(source.version),
+                MetadataDirective="REPLACE",
+                **parameters,
+            )
+        answer: dict[str, Any] = {
+            **response.get("CopyObjectResult", {}),
+            "ResponseMetadata": response["ResponseMetadata"],
+        }
+        if not answer.get("ETag"):
+            return self._requests.head(target)  # rclone serve s3, of a copy onto itself
+        copied = self._requests.written(target, source.size_bytes, answer, attributes)
+        # Servers that ignore the condition: where both ETags are MD5s they must be the same.
+        if self._requests.is_md5(source.version, response):
+            self._requests.verify_etag(target, source.version, answer)
+        return copied
+
+    def rename(self, source: bytes, target: bytes) -> StoredObject | None:
+        if not source.endswith(b"/"):
+            return self._move(source, target)
+        with ThreadPoolExecutor(_MOVES_AT_ONCE, "rename") as movers:
+            marker = b""
+            count = 0
+            while True:
+                page = self.list(source, delimiter=False, marker=marker)
+                keys = [entry.key for entry in page.entries]
+                moves = [
+                    movers.submit(self._move_if_there, key, target + key[len(source) :])
+                    for key in keys
+                ]
+                for move in moves:
+                    move.result()
+                count += len(keys)
+                if page.next_marker is None:
+                    break
+                marker = page.next_marker
+        if count == 0:
+            raise StoreNotFound(f"nothing under {source!r}")
+        return None
+
+    def _move(self, source: bytes, target: bytes) -> StoredObject:
+        for attempt in range(1, _MOVE_ATTEMPTS + 1):
+            found = self.head(source)
+            try:
+                attributes = found.attributes or StoredAttributes()
+                moved = self.copy(source, found.version, target, attributes)
+            except StoreChanged:
+                if attempt == _MOVE_ATTEMPTS:
+                    raise
+                continue
+            self.delete(source)
+            return moved
+        raise AssertionError("the last attempt returns or raises")
+
+    def _move_if_there(self, source: bytes, target: bytes) -> None:
+        with contextlib.suppress(StoreNotFound):  # an earlier attempt moved it
+            self._move(source, target)
+
+    def delete(self, key: bytes) -> None:
+        def remove() -> None:
+            with contextlib.suppress(StoreNotFound), store_errors("delete", key):
+                self._requests.client.delete_object(**self._requests.address(key))
+
+        self._pool.run(remove)
+
+    def list(
+        self, prefix: bytes, *, delimiter: bool, marker: bytes = b"", limit: int = 1000
+    ) -> ListPage:
+        return self._listing.page(prefix, delimiter=delimiter, marker=marker, limit=limit)
+
+    def statfs(self) -> tuple[int, int] | None:
+        return None  # S3 has no such figures
+
+    def close(self) -> None:
+        """Calls under way may end; the connections are closed after the last of them."""
+        self._pool.close(self._requests.client.close)
+
+
+def _total_bytes(response: Any) -> int | None:
+    """Size of the whole object, from Content-Range: bytes 0-9/100; None if it is not said."""
+    _, separator, total = str(response.get("ContentRange", "")).rpartition("/")
+    if separator and total.isdigit():
+        return int(total)
+    return int(response["ContentLength"]) if status_of(response) == 200 else None
+
+
+def _check_range(key: bytes, response: Any, start: int, stop: int) -> None:
+    """StoreCorrupt unless the answer is exactly the range that was asked for."""
+    length = int(response["ContentLength"])
+    content_range = str(response.get("ContentRange", ""))
+    begins = content_range.startswith(f"bytes {start}-") if content_range else start == 0
+    if length != stop - start or not begins:
+        raise StoreCorrupt(
+            f"{key!r}: asked for bytes {start} to {stop}, "
+            f"got {length} of {content_range or 'the whole object'}"
+        )
+
+
+def _close_late(future: Future[Any]) -> None:
+    """The answer came after its caller had left."""
+    if not future.cancelled() and future.exception() is None:
+        future.result()["Body"].close()
