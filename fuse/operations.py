@@ -1,0 +1,539 @@
+"""What the kernel asks, passed on to the cache: one short handler for each FUSE operation.
+
+A handler decides nothing about files. It turns the kernel's request into a call of `Files` or
+`OpenFiles`, chooses where that runs, and turns the answer back:
+
+- inline: reads of the warm index (microseconds), and bytes that are in the page cache;
+- the metadata lane: what commits, syncs names, or may ask the store for names;
+- the data lane: bytes, and the close or fsync that publishes them.
+
+The kernel checks permissions (mount option default_permissions), applies the umask, takes
+set-user-ID bits away from files that are written to or change hands, places what is appended, and
+keeps size and times of a file that is open for writing (writeback cache). O_TRUNC it leaves to us
+(libfuse asks for FUSE_ATOMIC_O_TRUNC).
+
+Every handler is wrapped by `answered`: no exception ends the loop. All run on the loop's thread.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import logging
+import os
+import stat
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import pyfuse3
+
+from cache.changes import Change
+from cache.errors import CacheError, DeadlineExceeded, NameExists, NoSuchKey
+from cache.files import Files, SetAttributes
+from cache.open_files import OpenFile, OpenFiles
+from cache.records import Inode, InodeFlag, Kind
+from fuse import attributes
+from fuse.errors import errno_of
+from fuse.handles import DirectoryHandle, FileHandle, Handles, LookupCounts, Stragglers
+from fuse.kernel import KernelCache
+from fuse.threads import Lane
+
+log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_RENAME_FLAGS = pyfuse3.RENAME_NOREPLACE | pyfuse3.RENAME_EXCHANGE
+_BATCH_MAX = 1024
+
+
+def answered(
+    handler: Callable[Concatenate[Operations, P], Awaitable[T]],
+) -> Callable[Concatenate[Operations, P], Coroutine[Any, Any, T]]:
+    """Let nothing but FUSEError leave a handler: anything else would end the whole mount."""
+
+    @functools.wraps(handler)
+    async def answer(self: Operations, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return await handler(self, *args, **kwargs)
+        except pyfuse3.FUSEError:
+            raise
+        except CacheError as exc:
+            code = errno_of(exc)
+            # An errno such as ENOENT says it all to the program; of these the operator must know.
+            level = logging.WARNING if code in (errno.EIO, errno.ETIMEDOUT) else logging.DEBUG
+            log.log(level, "%s: %s: %s", handler.__name__, errno.errorcode[code], exc)
+            raise pyfuse3.FUSEError(code) from exc
+        except Exception as exc:
+            log.exception("%s failed", handler.__name__)
+            raise pyfuse3.FUSEError(errno.EIO) from exc
+
+    return answer
+
+
+class Operations(pyfuse3.Operations):
+    supports_dot_lookup = True
+    enable_writeback_cache = True
+    enable_acl = False
+
+    def __init__(
+        self,
+        files: Files,
+        open_files: OpenFiles,
+        kernel: KernelCache,
+        *,
+        metadata: Lane,
+        data: Lane,
+        xattrs: bool,
+    ) -> None:
+        super().__init__()
+        self._files = files
+        self._open_files = open_files
+        self._kernel = kernel
+        self._metadata = metadata
+        self._data = data
+        self._xattrs = xattrs
+        self._lookups = LookupCounts()
+        self._open: Handles[FileHandle] = Handles()
+        self._stragglers = Stragglers()
+        self._directories: Handles[DirectoryHandle] = Handles()
+
+    # ------------------------------------------------------------------ names
+
+    @answered
+    async def lookup(
+        self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        if len(name) > attributes.NAME_MAX:
+            raise pyfuse3.FUSEError(errno.ENAMETOOLONG)  # and not remembered as missing
+        try:
+            if name in (b".", b".."):  # NFS export finds its way by number
+                inode = dict(self._dots(parent_inode))[name]
+            elif self._files.known(parent_inode):
+                inode = self._files.lookup(parent_inode, name)
+            else:
+                inode = await self._metadata.run(lambda: self._files.lookup(parent_inode, name))
+        except NoSuchKey:
+            return attributes.of_nothing()
+        return self._handed_out(inode)
+
+    @answered
+    async def mknod(
+        self,
+        parent_inode: int,
+        name: bytes,
+        mode: int,
+        rdev: int,
+        ctx: pyfuse3.RequestContext,
+    ) -> pyfuse3.EntryAttributes:
+        kind = attributes.KIND.get(stat.S_IFMT(mode) or stat.S_IFREG)
+        if kind is None:
+            raise pyfuse3.FUSEError(errno.EINVAL)
+        return await self._make(parent_inode, name, kind, mode, ctx, rdev=rdev)
+
+    @answered
+    async def mkdir(
+        self, parent_inode: int, name: bytes, mode: int, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        return await self._make(parent_inode, name, Kind.DIRECTORY, mode, ctx)
+
+    @answered
+    async def symlink(
+        self, parent_inode: int, name: bytes, target: bytes, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        return await self._make(parent_inode, name, Kind.SYMLINK, 0o777, ctx, target=target)
+
+    @answered
+    async def readlink(self, inode: int, ctx: pyfuse3.RequestContext) -> bytes:
+        return self._files.get(inode).target
+
+    @answered
+    async def link(
+        self, inode: int, new_parent_inode: int, new_name: bytes, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        linked = await self._change(
+            lambda: self._files.link(inode, new_parent_inode, new_name),
+            (new_parent_inode, new_name),
+        )
+        return self._handed_out(linked)
+
+    @answered
+    async def unlink(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
+        await self._change(lambda: self._files.unlink(parent_inode, name), (parent_inode, name))
+
+    @answered
+    async def rmdir(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
+        await self._change(lambda: self._files.rmdir(parent_inode, name), (parent_inode, name))
+
+    @answered
+    async def rename(
+        self,
+        parent_inode_old: int,
+        name_old: bytes,
+        parent_inode_new: int,
+        name_new: bytes,
+        flags: int,
+        ctx: pyfuse3.RequestContext,
+    ) -> None:
+        if flags & ~_RENAME_FLAGS:
+            raise pyfuse3.FUSEError(errno.EINVAL)
+        await self._change(
+            lambda: self._files.rename(
+                parent_inode_old,
+                name_old,
+                parent_inode_new,
+                name_new,
+                exchange=bool(flags & pyfuse3.RENAME_EXCHANGE),
+                replace=not flags & pyfuse3.RENAME_NOREPLACE,
+            ),
+            (parent_inode_old, name_old),
+            (parent_inode_new, name_new),
+        )
+
+    async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
+        """Not `answered`: nobody waits for an answer, and not even FUSEError may leave."""
+        for inode in self._lookups.forget(inode_list):
+            try:
+                self._files.drop(inode)
+            except Exception:
+                log.exception("letting go of inode %d failed", inode)
+
+    # ------------------------------------------------------------------ attributes
+
+    @answered
+    async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
+        return attributes.of(self._open_files.size_of(self._files.get(inode)))
+
+    @answered
+    async def setattr(
+        self,
+        inode: int,
+        attr: pyfuse3.EntryAttributes,
+        fields: pyfuse3.SetattrFields,
+        fh: int | None,
+        ctx: pyfuse3.RequestContext,
+    ) -> pyfuse3.EntryAttributes:
+        change = SetAttributes(
+            mode=stat.S_IMODE(attr.st_mode) if fields.update_mode else None,
+            uid=attr.st_uid if fields.update_uid else None,
+            gid=attr.st_gid if fields.update_gid else None,
+            atime_ns=attr.st_atime_ns if fields.update_atime else None,
+            mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
+            ctime_ns=attr.st_ctime_ns if fields.update_ctime else None,
+        )
+        size = attr.st_size if fields.update_size else None
+        lane = self._metadata if size is None else self._data
+        changed = await lane.run(
+            lambda: self._set_attributes(inode, change, size),
+            lambda _: self._kernel.forget_soon([Change(0, b"", inode)]),
+        )
+        return attributes.of(self._open_files.size_of(changed))
+
+    @answered
+    async def access(self, inode: int, mode: int, ctx: pyfuse3.RequestContext) -> bool:
+        """The kernel decides (default_permissions) and does not ask."""
+        return True
+
+    @answered
+    async def getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
+        self._check_xattr(name)
+        # The kernel asks for security.capability before every write(2): be quick to say no.
+        if not self._files.get(inode).flags & InodeFlag.XATTRS:
+            raise pyfuse3.FUSEError(errno.ENODATA)
+        return self._files.get_xattr(inode, name)
+
+    @answered
+    async def setxattr(
+        self, inode: int, name: bytes, value: bytes, ctx: pyfuse3.RequestContext
+    ) -> None:
+        """XATTR_CREATE and XATTR_REPLACE are tested by pyfuse3, with getxattr, before this."""
+        self._check_xattr(name)
+        await self._metadata.run(
+            lambda: self._files.set_xattr(inode, name, value, create=False, replace=False)
+        )
+
+    @answered
+    async def listxattr(self, inode: int, ctx: pyfuse3.RequestContext) -> Sequence[bytes]:
+        self._check_xattr(b"")
+        return self._files.list_xattrs(inode)
+
+    @answered
+    async def removexattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
+        self._check_xattr(name)
+        await self._metadata.run(lambda: self._files.remove_xattr(inode, name))
+
+    @answered
+    async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
+        figures = await self._metadata.run(self._files.statfs)
+        answer = pyfuse3.StatvfsData()
+        answer.f_bsize = answer.f_frsize = attributes.BLOCK_BYTES
+        answer.f_blocks = figures.total_bytes // attributes.BLOCK_BYTES
+        answer.f_bfree = answer.f_bavail = figures.free_bytes // attributes.BLOCK_BYTES
+        # Inodes are rows of the index: as many as it has room for, which nobody can count.
+        answer.f_files = figures.files
+        answer.f_namemax = attributes.NAME_MAX
+        return answer
+
+    # ------------------------------------------------------------------ open files
+
+    @answered
+    async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
+        writable = flags & os.O_ACCMODE != os.O_RDONLY
+
+        def open_() -> OpenFile:
+            file = self._open_files.open(inode, write=writable)
+            if flags & os.O_TRUNC:
+                try:
+                    self._truncate_opened(inode, privileged=ctx.uid == 0)
+                except BaseException:
+                    file.release()
+                    raise
+            return file
+
+        file = await self._data.run(open_, _release_late)
+        return self._opened(FileHandle(file, writable))
+
+    @answered
+    async def create(
+        self,
+        parent_inode: int,
+        name: bytes,
+        mode: int,
+        flags: int,
+        ctx: pyfuse3.RequestContext,
+    ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
+        def make() -> tuple[Inode, OpenFile]:
+            made = self._create(parent_inode, name, Kind.FILE, mode, ctx)
+            return made, self._open_files.open(made.id, write=True)
+
+        def too_late(made: tuple[Inode, OpenFile] | None) -> None:
+            self._kernel.forget_soon([Change(parent_inode, name, 0)])
+            _release_late(made[1] if made is not None else None)
+
+        try:
+            made, file = await self._metadata.run(make, too_late)
+        except NameExists:
+            if flags & os.O_EXCL:
+                raise
+            # It came into being over S3 just now. The kernel checks nobody's rights to an
+            # existing file on this way; ESTALE makes it look the path up again, and open.
+            raise pyfuse3.FUSEError(errno.ESTALE) from None
+        entry = self._handed_out(made)
+        return self._opened(FileHandle(file, writable=True)), entry
+
+    @answered
+    async def read(self, fh: int, off: int, size: int) -> bytes:
+        file = self._open[fh].file
+        found = file.cached(off, size)
+        if found is None:
+            found = await self._data.run(lambda: file.read(off, size))
+        return found
+
+    @answered
+    async def write(self, fh: int, off: int, buf: bytes) -> int:
+        file = self._open[fh].file
+        self._stragglers.check(file)
+        over = threading.Event()
+        try:
+            return await self._data.run(lambda: file.write(off, buf), lambda _: over.set())
+        except DeadlineExceeded:
+            self._stragglers.add(file, over)
+            raise
+
+    @answered
+    async def flush(self, fh: int) -> None:
+        handle = self._open[fh]
+        if handle.writable:
+            await self._data.run(handle.file.flush)
+
+    @answered
+    async def fsync(self, fh: int, datasync: bool) -> None:
+        await self._data.run(self._open[fh].file.sync)
+
+    @answered
+    async def release(self, fh: int) -> None:
+        await self._data.run(self._open.remove(fh).file.release)
+
+    # ------------------------------------------------------------------ directories
+
+    @answered
+    async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> int:
+        return self._directories.add(DirectoryHandle(inode))
+
+    @answered
+    async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        """Fill one answer (a page or more) with the entries after `start_id`.
+
+        Entries are fetched anew for each answer: while we work on one the kernel holds the
+        directory's lock, and whoever replaces a name waits for it before the old entry is
+        forgotten (KernelCache). Entries kept for the next answer would come too late for that.
+        """
+        directory = self._directories[fh]
+        cookie = start_id
+        if cookie == DirectoryHandle.START:
+            directory.rewind()
+        for place, (name, inode) in enumerate(self._dots(directory.inode)):
+            if cookie == place:
+                next_cookie = directory.next_cookie(cookie, b"")
+                if not pyfuse3.readdir_reply(token, name, attributes.of(inode), next_cookie):
+                    return
+                cookie = next_cookie
+        sent = 0
+        while True:
+            after = directory.position(cookie)
+            limit = min(_BATCH_MAX, directory.batch)
+            entries = await self._entries(directory.inode, after, limit)
+            for name, inode in entries:
+                entry = attributes.of(self._open_files.size_of(inode))
+                position = self._files.position(name, inode)
+                next_cookie = directory.next_cookie(cookie, position)
+                if not pyfuse3.readdir_reply(token, name, entry, next_cookie):
+                    directory.batch = sent + 1
+                    return
+                cookie = next_cookie
+                sent += 1
+                self._count(inode)
+            if len(entries) < limit:
+                return
+
+    @answered
+    async def releasedir(self, fh: int) -> None:
+        self._directories.remove(fh)
+
+    @answered
+    async def fsyncdir(self, fh: int, datasync: bool) -> None:
+        inode = self._directories[fh].inode
+        await self._data.run(lambda: self._files.sync(inode))
+
+    # ------------------------------------------------------------------ the end
+
+    def close_all(self) -> None:
+        """After the loop: publish and release what is still open, and let go of all inodes.
+
+        Blocks. The kernel is gone, so nobody is left to be told of an error but the log.
+        """
+        for handle in self._open.drain():
+            for step in (handle.file.flush, handle.file.release):
+                try:
+                    step()
+                except CacheError as exc:
+                    log.error("a file that was open: %s", exc)
+        self._directories.drain()
+        for inode in self._lookups.known():
+            self._files.drop(inode)
+
+    # ------------------------------------------------------------------ parts of handlers
+
+    async def _change(self, change: Callable[[], T], *names: tuple[int, bytes]) -> T:
+        """Run a change of names. One that comes true after it was given up on is not what the
+        kernel was told about these names."""
+        changes = [Change(parent, name, 0) for parent, name in names]
+        return await self._metadata.run(change, lambda _: self._kernel.forget_soon(changes))
+
+    async def _make(
+        self,
+        parent: int,
+        name: bytes,
+        kind: Kind,
+        mode: int,
+        ctx: pyfuse3.RequestContext,
+        *,
+        rdev: int = 0,
+        target: bytes = b"",
+    ) -> pyfuse3.EntryAttributes:
+        made = await self._change(
+            lambda: self._create(parent, name, kind, mode, ctx, rdev=rdev, target=target),
+            (parent, name),
+        )
+        return self._handed_out(made)
+
+    def _create(
+        self,
+        parent: int,
+        name: bytes,
+        kind: Kind,
+        mode: int,
+        ctx: pyfuse3.RequestContext,
+        *,
+        rdev: int = 0,
+        target: bytes = b"",
+    ) -> Inode:
+        """In a thread: make a name, owned by the caller."""
+        return self._files.create(
+            parent,
+            name,
+            kind=kind,
+            mode=stat.S_IMODE(mode),
+            uid=ctx.uid,
+            gid=ctx.gid,
+            rdev=rdev,
+            target=target,
+        )
+
+    def _set_attributes(self, inode: int, change: SetAttributes, size: int | None) -> Inode:
+        """In a thread: size first, so that the times have the last word."""
+        if size is not None:
+            changed = self._open_files.truncate(inode, size)
+            if change == SetAttributes():
+                return changed
+        return self._files.set_attributes(inode, change)
+
+    def _truncate_opened(self, inode: int, *, privileged: bool) -> None:
+        """In a thread: open(2) with O_TRUNC. The kernel leaves it to us, and with it to take
+        set-user-ID bits away; the answer to open carries no mode, so the kernel must hear of it.
+        """
+        mode = _unprivileged(self._open_files.truncate(inode, 0))
+        if mode is not None and not privileged:
+            self._files.set_attributes(inode, SetAttributes(mode=mode))
+            self._kernel.forget_soon([Change(0, b"", inode)])
+
+    def _handed_out(self, inode: Inode) -> pyfuse3.EntryAttributes:
+        """The answer that gives the kernel one more reference to an inode."""
+        entry = attributes.of(self._open_files.size_of(inode))
+        self._count(inode)
+        return entry
+
+    def _count(self, inode: Inode) -> None:
+        if self._lookups.add(inode.id):
+            self._files.hold(inode.id)
+
+    def _opened(self, handle: FileHandle) -> pyfuse3.FileInfo:
+        """Cached pages stay good from one open to the next: an inode's bytes change only here."""
+        return pyfuse3.FileInfo(fh=self._open.add(handle), keep_cache=True)
+
+    def _check_xattr(self, name: bytes) -> None:
+        """ENOSYS makes the kernel ask no more, for as long as it is mounted. ENOTSUP for system.*:
+        an ACL that is stored and not enforced would be a lie."""
+        if not self._xattrs:
+            raise pyfuse3.FUSEError(errno.ENOSYS)
+        if name.startswith(b"system."):
+            raise pyfuse3.FUSEError(errno.ENOTSUP)
+
+    async def _entries(self, directory: int, after: bytes, limit: int) -> list[tuple[bytes, Inode]]:
+        if self._files.known(directory):
+            return self._files.entries(directory, after, limit)
+        return await self._metadata.run(lambda: self._files.entries(directory, after, limit))
+
+    def _dots(self, directory: int) -> list[tuple[bytes, Inode]]:
+        """The first two entries of a listing. They do not count as handed out."""
+        itself = self._files.get(directory)
+        above = self._files.get(itself.parent) if itself.parent else itself
+        return [(b".", itself), (b"..", above)]
+
+
+def _release_late(file: OpenFile | None) -> None:
+    """Close what nobody waits for any more."""
+    if file is not None:
+        file.release()
+
+
+def _unprivileged(inode: Inode) -> int | None:
+    """The mode without set-user-ID, and without set-group-ID where that is for executing; None if
+    there is nothing to take away (setattr_should_drop_suidgid in the kernel)."""
+    if inode.kind != Kind.FILE:
+        return None
+    mode = inode.mode & ~stat.S_ISUID
+    if mode & stat.S_IXGRP:
+        mode &= ~stat.S_ISGID
+    return None if mode == inode.mode else mode

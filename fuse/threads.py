@@ -1,0 +1,124 @@
+"""Where a handler waits: a lane of threads with a deadline.
+
+Everything that may touch a disk, a lock or the store leaves the loop through a lane. Operations on
+names and attributes have one, bytes have another, so that slow reads do not keep anybody from
+looking a name up. A lane has a bounded number of threads; a call waits for one of them and for its
+work within one deadline.
+
+A thread cannot be stopped half-way through a commit, and is not. When the deadline passes, the
+*answer* is given up on: the kernel is told ETIMEDOUT, the thread goes on and keeps its place in
+the lane until it ends. What it then still achieved has to be made known, by the call's `late`: to
+release a handle that nobody will ever close, to have the kernel forget what it believes about a
+name.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import threading
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+import trio
+
+from cache.errors import CacheError, DeadlineExceeded
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+Late = Callable[[T | None], None]
+"""Told that a call which was given up on is over, in the thread in which it ran: with its result,
+or None if it raised. A call that never got a thread is over at once, in the loop: None."""
+
+
+class Lane:
+    """Threads for one kind of work. Used from the loop's thread only."""
+
+    def __init__(self, name: str, *, threads: int, deadline_s: float) -> None:
+        self.name = name
+        self._limiter = trio.CapacityLimiter(threads)
+        self._deadline_s = deadline_s
+
+    async def run(self, call: Callable[[], T], late: Late[T] | None = None) -> T:
+        """The call's result or exception; DeadlineExceeded when there is none in time."""
+        errand = _Errand(call, late)
+        try:
+            with trio.move_on_after(self._deadline_s):
+                await trio.to_thread.run_sync(
+                    errand.work, abandon_on_cancel=True, limiter=self._limiter
+                )
+        except trio.Cancelled:  # the loop ends
+            errand.give_up()
+            raise
+        if errand.give_up():
+            raise DeadlineExceeded(f"{self.name}: no result within {self._deadline_s:g} s")
+        return errand.answer()
+
+
+class _State(enum.Enum):
+    WAITING = enum.auto()  # for a thread
+    RUNNING = enum.auto()
+    DONE = enum.auto()  # the outcome waits for answer()
+    GIVEN_UP = enum.auto()  # the outcome, if there will be one, is for `late`
+
+
+class _Errand(Generic[T]):
+    """One call in a thread, and who gets its outcome: the waiting handler or `late`.
+
+    The lock decides the ties: work that begins or ends in the moment in which it is given up on.
+    """
+
+    def __init__(self, call: Callable[[], T], late: Late[T] | None) -> None:
+        self._call = call
+        self._late = late
+        self._lock = threading.Lock()
+        self._state = _State.WAITING
+        self._result: T | None = None
+        self._error: BaseException | None = None
+
+    def work(self) -> None:
+        """In the thread: call, and leave the outcome for answer(). Never raises."""
+        with self._lock:
+            if self._state is _State.GIVEN_UP:
+                return
+            self._state = _State.RUNNING
+        try:
+            self._result = self._call()
+        except BaseException as exc:  # noqa: BLE001 - answer() raises it in the handler
+            self._error = exc
+        with self._lock:
+            in_time = self._state is _State.RUNNING
+            if in_time:
+                self._state = _State.DONE
+        if not in_time:
+            self._end_late()
+
+    def give_up(self) -> bool:
+        """In the loop: leave the outcome to `late`. False if it is there already."""
+        with self._lock:
+            before = self._state
+            if before is not _State.DONE:
+                self._state = _State.GIVEN_UP
+        if before is _State.WAITING:
+            self._end_late()
+        return before is not _State.DONE
+
+    def answer(self) -> T:
+        """In the loop: the outcome, which is there."""
+        if self._error is not None:
+            raise self._error
+        return self._result  # type: ignore[return-value] # None only where T allows it
+
+    def _end_late(self) -> None:
+        if self._error is not None:
+            # Nobody else will hear of it: the program was told ETIMEDOUT already.
+            level = logging.WARNING if isinstance(self._error, CacheError) else logging.ERROR
+            log.log(level, "an operation given up on failed", exc_info=self._error)
+        if self._late is None:
+            return
+        try:
+            self._late(self._result)
+        except Exception:
+            log.exception("cleaning up after an operation given up on failed")
