@@ -223,6 +223,8 @@ def error_of_answer(subject: str, exc: ClientError) -> StoreError:
     code = exc.response.get("Error", {}).get("Code", "")
     status = status_of(exc.response)
     kind = _CODES.get(code) or _STATUSES.get(status)
+    if kind is StoreNotFound and code not in _CODES and exc.operation_name != "HeadObject":
+        kind = StoreUnavailable  # somebody else's 404 page: S3 names what it did not find
     if kind is None:
         # 3xx is a wrong region or endpoint; an error inside a 200 is a 500 that came late.
         kind = StoreRefused if 300 <= status < 500 else StoreUnavailable

@@ -207,9 +207,11 @@ class ObjectRequests:
                     **conditions,
                 )
             except ClientError as exc:
-                if not self._was_ours(key, exc, etag):
-                    raise
-                return self.head(key)
+                if self._was_ours(key, exc, etag):
+                    return self.head(key)
+                if expected and exc.response.get("Error", {}).get("Code") == "NoSuchKey":
+                    raise StoreChanged(f"{key!r} is absent, not {expected}") from exc
+                raise
         self.verify_etag(key, etag, response)
         return self.written(key, len(body), response, attributes)
 

@@ -431,6 +431,12 @@ class _ChunkReader:
     def __len__(self) -> int:
         return self._size_bytes  # what botocore takes Content-Length from
 
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Only to where it is: botocore rewinds a body to send it again."""
+        if (offset, whence) != (0, 0) or self._left_bytes != self._size_bytes:
+            raise OSError("a streamed part cannot be sent twice")
+        return 0
+
     @property
     def md5(self) -> str:
         return self._hash.hexdigest()

@@ -1,0 +1,422 @@
+"""The bytes of inodes on this disk: staging new ones, reading those that are there.
+
+A writer stages a body: bytes go to segments, extents are remembered, nothing is visible. A change
+of the index then publishes them (extents.attach). A reader takes a snapshot, which stays what it
+was: it holds the descriptors of its segments, so that neither an overwrite nor a reclaim can
+change or end it. What is not cached comes through the `Filler` (cache/fetch.py).
+
+Every stored extent is verified against its checksum the first time this process reads it; after
+that it is sent from the page cache without another look (sendfile). Thread-safe except where an
+object says otherwise.
+"""
+
+from __future__ import annotations
+
+import bisect
+import logging
+import os
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import xxhash
+
+from cache import extents, metrics
+from cache.config import MIB
+from cache.disk import SegmentFile
+from cache.errors import CacheError, ExtentCorrupt, StaleContent
+from cache.index import Index, Table, Txn
+from cache.records import ZEROS, Extent, Inode, InodeFlag, Kind
+from cache.segments import ActiveSegment, Reservation, Segments, SegmentStream
+
+log = logging.getLogger(__name__)
+
+INLINE_MAX = 4096
+"""Bodies up to this live in the index: one commit makes them durable and one get serves them."""
+_VERIFIED_MAX = 1 << 20
+_ZERO_PIECE = bytes(MIB)
+
+
+@dataclass(frozen=True, slots=True)
+class FileRange:
+    """Bytes of a segment file, for sendfile or pread; good as long as its snapshot is open."""
+
+    file: SegmentFile
+    offset: int
+    length: int
+
+    def read(self) -> bytes:
+        """The bytes; blocks on the disk."""
+        data = os.pread(self.file.fileno(), self.length, self.offset)
+        if len(data) != self.length:
+            raise StaleContent("a segment file is shorter than its extents")
+        return data
+
+
+Piece = FileRange | bytes
+
+
+class Filler(Protocol):
+    """Who gets the bytes that are not cached."""
+
+    def stream(self, inode: Inode, start: int, stop: int) -> Iterator[bytes]:
+        """Yield exactly the bytes [start, stop) of this version, and keep them if there is room.
+        StaleContent when the store has them no more."""
+
+
+def inode_key(inode: int) -> bytes:
+    return inode.to_bytes(8, "big")
+
+
+def is_dirty(inode: Inode) -> bool:
+    """Whether the store lacks the present bytes of the inode."""
+    return inode.stored is None or inode.stored.revision != inode.revision
+
+
+class Staged:
+    """A body on its way to disk: use from one thread at a time. Give `extents` or `inline` to a
+    change together with `segments` to sync, then release(); or release() to give it up."""
+
+    def __init__(self, stream: SegmentStream, segments: Segments, size_bytes: int | None) -> None:
+        self._stream = stream
+        self._extent_max = segments.extent_max
+        self._expected = size_bytes
+        self._small = bytearray()
+        self._reservation: Reservation | None = None
+        self._done: list[tuple[Reservation, int]] = []
+        self._inline_max = INLINE_MAX
+        self.size = 0
+
+    def never_inline(self) -> None:
+        """The body is a part of an object: it goes to a segment however small it is."""
+        self._inline_max = 0
+
+    def write(self, chunk: bytes | bytearray | memoryview) -> None:
+        """Append. Blocks on the disk. CacheFull when there is no room, OSError if it fails."""
+        view = memoryview(chunk)
+        if self._reservation is None and not self._done:
+            if self.size + len(view) <= self._inline_max:
+                self._small += view
+                self.size += len(view)
+                return
+            self._append(memoryview(bytes(self._small)))
+            self._small.clear()
+            self._append(view)
+            self.size += len(view)
+            return
+        self._append(view)
+        self.size += len(view)
+
+    def _append(self, view: memoryview) -> None:
+        while view:
+            if self._reservation is None:
+                length = self._extent_max
+                if self._expected is not None:
+                    left = self._expected - sum(r.written for r, _ in self._done)
+                    length = max(len(view) if left <= 0 else left, 1)
+                self._reservation = self._stream.reserve(min(length, self._extent_max))
+            part = view[: self._reservation.room]
+            self._reservation.write(part)
+            view = view[len(part) :]
+            if not self._reservation.room:
+                self._finish_extent()
+
+    def _finish_extent(self) -> None:
+        reservation = self._reservation
+        if reservation is not None:
+            start = sum(r.written for r, _ in self._done)
+            self._done.append((reservation, start))
+            self._reservation = None
+
+    def finish(self) -> None:
+        """No more bytes will come."""
+        if self._reservation is not None:
+            self._reservation.trim()
+            self._finish_extent()
+
+    @property
+    def inline(self) -> bytes | None:
+        """The whole body, if it is small enough for the index."""
+        return None if self._done else bytes(self._small)
+
+    def extents(self, revision: int, at: int = 0) -> list[Extent]:
+        """The staged bytes as extents of an inode, from byte `at` on."""
+        return [
+            Extent(
+                start=at + start,
+                length=reservation.written,
+                segment=reservation.segment.id,
+                offset=reservation.offset,
+                stored_length=reservation.written,
+                checksum=reservation.checksum,
+                skip=0,
+                revision=revision,
+            )
+            for reservation, start in self._done
+        ]
+
+    @property
+    def segments(self) -> list[ActiveSegment]:
+        """What must be synced before a commit names the extents."""
+        return list({r.segment.id: r.segment for r, _ in self._done}.values())
+
+    def pieces(self) -> Iterator[bytes]:
+        """The staged bytes again, read back in pieces of at most 1 MiB."""
+        if self._small:
+            yield bytes(self._small)
+        for reservation, _ in self._done:
+            for offset in range(0, reservation.written, MIB):
+                length = min(MIB, reservation.written - offset)
+                yield os.pread(reservation.segment.fd, length, reservation.offset + offset)
+
+    def release(self) -> None:
+        """Let go of the segments: after the commit, or to give the body up. Idempotent."""
+        if self._reservation is not None:
+            self._reservation.trim()
+            self._reservation.release()
+            self._reservation = None
+        for reservation, _ in self._done:
+            reservation.release()
+
+
+def publish(txn: Txn, inode: Inode, staged: Staged) -> InodeFlag:
+    """Make the staged body all of the inode's bytes; the flags that the inode must have then."""
+    flags = InodeFlag(inode.flags) & ~InodeFlag.INLINE
+    extents.drop(txn, inode.id)
+    if staged.inline is not None:
+        if staged.size:
+            txn.put(Table.INLINE, inode_key(inode.id), staged.inline)
+            flags |= InodeFlag.INLINE
+    else:
+        txn.delete(Table.INLINE, inode_key(inode.id))
+        extents.attach(txn, inode.id, staged.extents(inode.revision))
+    return flags
+
+
+def drop_bytes(txn: Txn, inode: int) -> None:
+    """Forget all cached bytes of an inode."""
+    txn.delete(Table.INLINE, inode_key(inode))
+    extents.drop(txn, inode)
+
+
+class Contents:
+    """Staging and reading; one per process."""
+
+    def __init__(self, index: Index, segments: Segments) -> None:
+        self._index = index
+        self._segments = segments
+        self.filler: Filler | None = None
+        self._verified: set[tuple[int, int]] = set()
+        self._heat_lock = threading.Lock()
+        self._heat: dict[tuple[int, int], int] = {}
+
+    def stage(self, size_bytes: int | None = None, *, stream: str = "dirty") -> Staged:
+        """Begin a body; size_bytes is a hint that spares space in the segment."""
+        return Staged(getattr(self._segments, stream), self._segments, size_bytes)
+
+    def snapshot(self, txn: Txn, inode: Inode) -> Snapshot:
+        """The bytes of the inode as this transaction sees them. FileNotFoundError when a segment
+        was reclaimed since the transaction began: begin again."""
+        if inode.kind == Kind.SYMLINK:
+            return Snapshot(self, inode, inode.target, [], {})
+        inline = (
+            txn.get(Table.INLINE, inode_key(inode.id)) if inode.flags & InodeFlag.INLINE else None
+        )
+        found = [] if inline is not None else extents.overlapping(txn, inode.id)
+        files = {e.segment: self._segments.file(e.segment) for e in found if e.segment != ZEROS}
+        return Snapshot(self, inode, inline, found, files)
+
+    def open(self, inode: int) -> Snapshot | None:
+        """A snapshot of the inode's present bytes; None if the inode is gone."""
+        while True:
+            try:
+                with self._index.read() as txn:
+                    record = txn.record(Table.INODES, inode_key(inode), Inode)
+                    return None if record is None else self.snapshot(txn, record)
+            except FileNotFoundError:
+                continue  # a segment was reclaimed under us: the index has newer places
+
+    def mark_verified(self, extent: Extent) -> None:
+        """This process wrote the extent itself, from memory that it had checked."""
+        self._verified.add((extent.segment, extent.offset))
+
+    def is_verified(self, extent: Extent) -> bool:
+        return extent.segment == ZEROS or (extent.segment, extent.offset) in self._verified
+
+    def verify(self, inode: Inode, extent: Extent, file: SegmentFile) -> None:
+        """Compare a stored extent with its checksum, once in this process.
+
+        Bad clean bytes are dropped from the index and raise StaleContent: look again, and they
+        come from the store. Bad dirty bytes exist nowhere else: ExtentCorrupt, and an alarm.
+        """
+        if self.is_verified(extent):
+            return
+        if checksum_matches(extent, file):
+            if len(self._verified) >= _VERIFIED_MAX:
+                self._verified.clear()
+            self._verified.add((extent.segment, extent.offset))
+            return
+        clean = inode.stored is not None and extent.revision <= inode.stored.revision
+        metrics.CORRUPT_EXTENTS.labels("clean" if clean else "dirty").inc()
+        if not clean:
+            log.error(
+                "segment %d byte %d: dirty bytes of inode %d fail their checksum; there is no "
+                "other copy",
+                extent.segment,
+                extent.offset,
+                inode.id,
+            )
+            raise ExtentCorrupt(extent.segment, extent.offset)
+        log.warning(
+            "segment %d byte %d: clean bytes of inode %d fail their checksum; dropped",
+            extent.segment,
+            extent.offset,
+            inode.id,
+        )
+        self._index.commit(lambda txn: extents.drop_one(txn, inode.id, extent), grows=False)
+        raise CorruptClean(extent)
+
+    def touch(self, extent: Extent) -> None:
+        """Note a read of an extent, for eviction."""
+        if extent.segment != ZEROS:
+            key = (extent.segment, extent.offset)
+            self._heat[key] = self._heat.get(key, 0) + 1
+
+    def fold_heat(self) -> None:
+        """Write the reads noted since the last call into the index, in one change."""
+        with self._heat_lock:
+            noted, self._heat = self._heat, {}
+
+        def change(txn: Txn) -> None:
+            for (segment, offset), count in noted.items():
+                extents.heat(txn, segment, offset, count)
+
+        if noted:
+            self._index.commit(change)
+
+
+class CorruptClean(CacheError):
+    """Bytes on the cache disk were bad and are dropped; the store has them. Never leaves cache."""
+
+    temporary = True
+
+    def __init__(self, extent: Extent) -> None:
+        super().__init__(f"clean extent in segment {extent.segment} was corrupt")
+        self.extent = extent
+
+
+def checksum_matches(extent: Extent, file: SegmentFile) -> bool:
+    digest = xxhash.xxh3_64()
+    position, end = extent.offset, extent.offset + extent.stored_length
+    while position < end:
+        data = os.pread(file.fileno(), min(MIB, end - position), position)
+        if not data:
+            return False
+        digest.update(data)
+        position += len(data)
+    return int(digest.intdigest()) == extent.checksum
+
+
+class Snapshot:
+    """The bytes of one version of an inode. Use from one thread at a time; close it."""
+
+    def __init__(
+        self,
+        contents: Contents,
+        inode: Inode,
+        inline: bytes | None,
+        found: list[Extent],
+        files: dict[int, SegmentFile],
+    ) -> None:
+        self._contents = contents
+        self.inode = inode
+        self.size = inode.size
+        self._inline = inline
+        self._extents = found
+        self._starts = [extent.start for extent in found]
+        self._files = files
+
+    def __enter__(self) -> Snapshot:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let the segments go."""
+        self._files = {}
+
+    def _within(self, start: int, stop: int) -> list[Extent]:
+        first = max(0, bisect.bisect_right(self._starts, start) - 1)
+        last = bisect.bisect_left(self._starts, stop)
+        return [
+            e.slice(max(e.start, start), min(e.stop, stop))
+            for e in self._extents[first:last]
+            if e.stop > start
+        ]
+
+    def missing(self, start: int, stop: int) -> list[tuple[int, int]]:
+        """The parts of [start, stop) that must be fetched."""
+        if self._inline is not None:
+            return []
+        return extents.holes(self._within(start, stop), start, stop)
+
+    def cached(self, start: int, stop: int) -> list[Piece] | None:
+        """The bytes [start, stop), if all are on this disk and verified. Does not block."""
+        if self._inline is not None:
+            return [self._inline[start:stop]]
+        pieces: list[Piece] = []
+        position = start
+        for extent in self._within(start, stop):
+            if extent.start != position or not self._contents.is_verified(extent):
+                return None
+            pieces += self._extent_pieces(extent)
+            position = extent.stop
+        if position != stop:
+            return None
+        return pieces
+
+    def pieces(self, start: int, stop: int) -> Iterator[Piece]:
+        """The bytes [start, stop) in order, fetched where they are not cached. Blocks.
+
+        Exactly that range, or an exception: StaleContent, ExtentCorrupt, a StoreError.
+        """
+        if self._inline is not None:
+            yield self._inline[start:stop]
+            return
+        position = start
+        for extent in self._within(start, stop):
+            if extent.start > position:
+                yield from self._fetched(position, extent.start)
+            try:
+                if extent.segment != ZEROS:
+                    self._contents.verify(self.inode, extent, self._files[extent.segment])
+            except CorruptClean:
+                yield from self._fetched(extent.start, extent.stop)
+            else:
+                yield from self._extent_pieces(extent)
+            position = extent.stop
+        if position < stop:
+            yield from self._fetched(position, stop)
+
+    def _fetched(self, start: int, stop: int) -> Iterator[bytes]:
+        filler = self._contents.filler
+        if filler is None or self.inode.stored is None:
+            raise StaleContent(f"inode {self.inode.id}: bytes from {start} are nowhere")
+        return filler.stream(self.inode, start, stop)
+
+    def _extent_pieces(self, extent: Extent) -> Iterator[Piece]:
+        self._contents.touch(extent)
+        if extent.segment != ZEROS:
+            yield FileRange(self._files[extent.segment], extent.file_offset, extent.length)
+            return
+        for offset in range(0, extent.length, MIB):
+            yield _ZERO_PIECE[: min(MIB, extent.length - offset)]
+
+    def read(self, start: int, stop: int) -> bytes:
+        """The bytes [start, stop) at once. Blocks, fetches."""
+        return b"".join(
+            piece if isinstance(piece, bytes) else piece.read()
+            for piece in self.pieces(start, stop)
+        )

@@ -1,0 +1,130 @@
+"""The persist queue: which names differ between the index and the store, in order.
+
+A row says only that the object under a name *may* differ; what to do is found by looking at both
+sides (cache/persist.py). So marking is idempotent, a name is in the queue once, and losing the
+race against another persister costs one look. Two tables: `queue` (sequence) -> QueueEntry, and
+`queued` (parent, digest of name) -> sequence. `away` maps a place in the store to the inode whose
+bytes still lie there although its name is elsewhere by now.
+
+Functions of a transaction. The sum of dirty bytes is kept beside the queue.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+
+import msgspec
+
+from cache.index import Table, Txn
+from cache.records import QueueEntry, unpack
+
+_DIRTY_BYTES = b"dirty_bytes"
+
+
+def place_key(parent: int, name: bytes) -> bytes:
+    """A name as a key of fixed size; names are longer than LMDB's keys."""
+    return parent.to_bytes(8, "big") + hashlib.blake2b(name, digest_size=16).digest()
+
+
+def mark(txn: Txn, bucket: int, parent: int, name: bytes, size: int, base: str = "") -> None:
+    """Note that the name's object may differ from the store's by `size` bytes.
+
+    base: the version of what the store is known to have under the name, when the name has just
+    lost the inode that knew it. The first one counts: it is what is still there.
+
+    A name that waits already keeps its turn; one that a persister is just working on is worked on
+    again, because `touched` is compared when it is cleared.
+    """
+    place = place_key(parent, name)
+    sequence = txn.get(Table.QUEUED, place)
+    if sequence is not None:
+        entry = txn.record(Table.QUEUE, sequence, QueueEntry)
+        assert entry is not None, "queued row without its queue row"
+        size = max(size, entry.size)
+        _add_bytes(txn, size - entry.size)
+        entry = msgspec.structs.replace(
+            entry, size=size, touched=entry.touched + 1, base=entry.base or base
+        )
+        txn.put_record(Table.QUEUE, sequence, entry)
+        return
+    sequence = txn.next_id(b"next_sequence").to_bytes(8, "big")
+    entry = QueueEntry(bucket, parent, name, since_ns=time.time_ns(), size=size, base=base)
+    txn.put_record(Table.QUEUE, sequence, entry)
+    txn.put(Table.QUEUED, place, sequence)
+    _add_bytes(txn, size)
+
+
+def find(txn: Txn, parent: int, name: bytes) -> QueueEntry | None:
+    sequence = txn.get(Table.QUEUED, place_key(parent, name))
+    return None if sequence is None else txn.record(Table.QUEUE, sequence, QueueEntry)
+
+
+def clear(txn: Txn, parent: int, name: bytes, touched: int | None = None) -> bool:
+    """Take the name out, unless it was marked again since its entry had `touched`."""
+    place = place_key(parent, name)
+    sequence = txn.get(Table.QUEUED, place)
+    if sequence is None:
+        return True
+    entry = txn.record(Table.QUEUE, sequence, QueueEntry)
+    assert entry is not None, "queued row without its queue row"
+    if touched is not None and entry.touched != touched:
+        return False
+    txn.delete(Table.QUEUE, sequence)
+    txn.delete(Table.QUEUED, place)
+    _add_bytes(txn, -entry.size)
+    return True
+
+
+def failed(txn: Txn, parent: int, name: bytes, error: str, retry_at_ns: int) -> None:
+    """Note a failed attempt, to be repeated from retry_at_ns on."""
+    sequence = txn.get(Table.QUEUED, place_key(parent, name))
+    if sequence is None:
+        return
+    entry = txn.record(Table.QUEUE, sequence, QueueEntry)
+    assert entry is not None, "queued row without its queue row"
+    entry = msgspec.structs.replace(
+        entry, attempts=entry.attempts + 1, error=error, not_before_ns=retry_at_ns
+    )
+    txn.put_record(Table.QUEUE, sequence, entry)
+
+
+def entries(txn: Txn, limit: int | None = None) -> list[QueueEntry]:
+    """The queue in order, at most `limit` entries of it."""
+    found = []
+    for _, value in txn.scan(Table.QUEUE):
+        found.append(unpack(value, QueueEntry))
+        if limit is not None and len(found) >= limit:
+            break
+    return found
+
+
+def dirty_bytes(txn: Txn) -> int:
+    value = txn.get(Table.META, _DIRTY_BYTES)
+    return int.from_bytes(value, "big") if value else 0
+
+
+def length(txn: Txn) -> int:
+    return txn.count(Table.QUEUE)
+
+
+def _add_bytes(txn: Txn, delta: int) -> None:
+    if delta:
+        total = max(0, dirty_bytes(txn) + delta)
+        txn.put(Table.META, _DIRTY_BYTES, total.to_bytes(8, "big"))
+
+
+def send_away(txn: Txn, parent: int, name: bytes, inode: int) -> None:
+    """Note that the inode's bytes in the store lie under a name that is no longer its own."""
+    txn.put(Table.AWAY, place_key(parent, name), inode.to_bytes(8, "big"))
+
+
+def away_at(txn: Txn, parent: int, name: bytes) -> int | None:
+    value = txn.get(Table.AWAY, place_key(parent, name))
+    return None if value is None else int.from_bytes(value, "big")
+
+
+def come_home(txn: Txn, parent: int, name: bytes, inode: int) -> None:
+    """The inode no longer depends on that place."""
+    if away_at(txn, parent, name) == inode:
+        txn.delete(Table.AWAY, place_key(parent, name))

@@ -1,0 +1,390 @@
+"""What the store holds that the index does not know yet, or knows differently.
+
+A directory is *known* once its listing in the store was seen whole; from then on a name that is
+not in the index does not exist, until the bucket's `revalidate` age says to ask again. What the
+store shows becomes clean inodes without cached bytes. A name that waits in the persist queue is
+ours: the store's view of it is older and is not looked at. A changed object gives its name a new
+inode, as rename(2) over it would (design, invariant 4).
+
+No answer from the store is an error for what is unknown, and nothing at all for what is known:
+never a deletion. Blocking, thread-safe.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Sequence
+from functools import partial
+
+import msgspec
+
+from cache import dirty, names, namespace
+from cache.buckets import Buckets
+from cache.config import CacheConfig
+from cache.errors import NoSuchInode, StoreNotFound, StoreUnavailable
+from cache.index import Index, Table, Txn
+from cache.locks import NodeLocks
+from cache.namespace import Place
+from cache.records import (
+    ROOT,
+    Bucket,
+    Inode,
+    Kind,
+    ObjectAttributes,
+    Stored,
+)
+from cache.stores.base import Store, StoredAttributes, StoredObject, StoredPrefix
+
+log = logging.getLogger(__name__)
+
+_BATCH = 500
+
+
+class Discovery:
+    def __init__(
+        self, index: Index, buckets: Buckets, locks: NodeLocks, config: CacheConfig
+    ) -> None:
+        self._index = index
+        self._buckets = buckets
+        self._locks = locks
+        self._config = config
+        self._checked: dict[int, float] = {}
+
+    # -------------------------------------------------------------------- what is known
+
+    def is_known(self, txn: Txn, directory: Inode) -> bool:
+        """Whether a missing name in this directory is known to be missing."""
+        if directory.id == ROOT:
+            return True
+        if not directory.listed_ns:
+            return False
+        after = self._revalidate_after_ns(txn, directory)
+        return after is None or time.time_ns() - directory.listed_ns <= max(after, 50_000_000)
+
+    def _revalidate_after_ns(self, txn: Txn, directory: Inode) -> int | None:
+        root = directory.id
+        if directory.parent != ROOT:
+            root = namespace.bucket_of(txn, directory.parent)
+        return self._buckets.config(self._buckets.of_root(txn, root)).revalidate_after_ns()
+
+    # -------------------------------------------------------------------- asking the store
+
+    def learn_directory(self, directory: int) -> None:
+        """Make a directory known by listing it in the store, once per node at a time.
+
+        StoreUnavailable when the store does not answer and the directory was never known.
+        """
+        with self._locks.hold("learn", directory, deadline_s=self._config.fetch_deadline_s):
+            with self._index.read() as txn:
+                inode = namespace.get(txn, directory)
+                if self.is_known(txn, inode):
+                    return
+                bucket, prefix = self._store_prefix(txn, inode)
+            try:
+                self._list_into(bucket, directory, prefix)
+            except StoreNotFound:
+                # The place itself is missing: an empty directory, or a bucket never written to.
+                self._finish(bucket, directory, set())
+            except StoreUnavailable:
+                if not inode.listed_ns:
+                    raise
+                log.warning("store of %s does not answer: serving what is known", bucket.name)
+
+    def _store_prefix(self, txn: Txn, directory: Inode) -> tuple[Bucket, bytes]:
+        if directory.parent == ROOT:
+            return self._buckets.of_root(txn, directory.id), b""
+        name = directory.stored.name if directory.stored else directory.name
+        parent = directory.stored.parent if directory.stored else directory.parent
+        root = namespace.bucket_of(txn, directory.parent)
+        return self._buckets.of_root(txn, root), namespace.store_path_of(txn, parent, name)
+
+    def _list_into(self, bucket: Bucket, directory: int, prefix: bytes) -> None:
+        store = self._buckets.store(bucket)
+        seen: set[bytes] = set()
+        marker = b""
+        while True:
+            page = store.list(prefix, delimiter=True, marker=marker)
+            entries = [e for e in page.entries if e.key != prefix]
+            for start in range(0, len(entries), _BATCH):
+                batch = entries[start : start + _BATCH]
+                detailed = [self._detailed(store, e) for e in batch]
+                adopt = partial(
+                    self._adopt_all,
+                    bucket=bucket,
+                    directory=directory,
+                    prefix=prefix,
+                    entries=detailed,
+                )
+                self._index.commit(adopt)
+                seen.update(e.key.removeprefix(prefix) for e in batch)
+            if page.next_marker is None:
+                break
+            marker = page.next_marker
+        self._finish(bucket, directory, seen)
+
+    @staticmethod
+    def _detailed(store: Store, entry: StoredObject | StoredPrefix) -> StoredObject | StoredPrefix:
+        """Listings of S3 lack attributes; only a directory's or a link's kind cannot wait, and a
+        listing shows those as small objects."""
+        if (
+            isinstance(entry, StoredObject)
+            and entry.attributes is None
+            and entry.size_bytes <= names.CHUNK * 8
+        ):
+            try:
+                return store.head(entry.key)
+            except StoreNotFound:
+                return entry
+        return entry
+
+    def _adopt_all(
+        self,
+        txn: Txn,
+        bucket: Bucket,
+        directory: int,
+        prefix: bytes,
+        entries: Sequence[StoredObject | StoredPrefix],
+    ) -> None:
+        for entry in entries:
+            name = entry.key.removeprefix(prefix)
+            if isinstance(entry, StoredObject):
+                self.adopt(txn, Place(bucket.root, directory, name), entry)
+            elif names.find(txn, directory, name) is None and not self._pending(
+                txn, directory, name
+            ):
+                inode = namespace.new_inode(
+                    txn,
+                    Kind.DIRECTORY,
+                    mode=self._config.directory_mode,
+                    uid=self._config.default_uid,
+                    gid=self._config.default_gid,
+                )
+                inode = msgspec.structs.replace(inode, explicit=False)
+                namespace.enter(txn, directory, name, inode)
+
+    @staticmethod
+    def _pending(txn: Txn, parent: int, name: bytes) -> bool:
+        """Whether the name is ours to say: it waits for the persister, or something else's bytes
+        still lie there."""
+        return (
+            dirty.find(txn, parent, name) is not None
+            or dirty.away_at(txn, parent, name) is not None
+        )
+
+    def _finish(self, bucket: Bucket, directory: int, seen: set[bytes]) -> None:
+        """The listing was whole: names it lacks, and that the store once had, are gone."""
+
+        def change(txn: Txn) -> None:
+            inode = namespace.get(txn, directory)
+            if inode.listed_ns:
+                for name, dentry in list(names.scan(txn, directory)):
+                    if name in seen or self._pending(txn, directory, name):
+                        continue
+                    child = namespace.get(txn, dentry.inode)
+                    at_home = child.stored is not None and (
+                        child.stored.parent,
+                        child.stored.name,
+                    ) == (directory, name)
+                    if child.is_dir:
+                        if names.is_empty(txn, child.id) and (at_home or not child.explicit):
+                            namespace.leave(txn, directory, name, child)
+                    elif at_home:
+                        namespace.leave(txn, directory, name, child)
+                inode = namespace.get(txn, directory)
+            namespace.update(txn, inode, listed_ns=time.time_ns())
+
+        self._index.commit(change)
+
+    def learn_key(self, bucket: Bucket, key: bytes) -> None:
+        """Ask the store about one key that the index does not know, or is to check again.
+
+        Cheaper than listing a directory: one request. StoreUnavailable when there is no answer
+        and the key is unknown.
+        """
+        store = self._buckets.store(bucket)
+        with self._index.read() as txn:
+            place = namespace.locate(txn, bucket.root, key)
+            stored_key = (
+                key if place is None else namespace.store_path_of(txn, place.parent, place.name)
+            )
+        try:
+            found: StoredObject | None = store.head(stored_key)
+        except StoreNotFound:
+            found = None
+
+        def change(txn: Txn) -> None:
+            if found is None:
+                self._vanished(txn, bucket, key)
+                return
+            directories, last = names.split_key(key)
+            parent = namespace.make_directories(
+                txn,
+                bucket.root,
+                directories,
+                mode=self._config.directory_mode,
+                uid=self._config.default_uid,
+                gid=self._config.default_gid,
+            )
+            self.adopt(txn, Place(bucket.root, parent, last), found)
+
+        if found is not None or place is not None:
+            self._index.commit(change)
+
+    def _vanished(self, txn: Txn, bucket: Bucket, key: bytes) -> None:
+        place = namespace.locate(txn, bucket.root, key)
+        if place is None or self._pending(txn, place.parent, place.name):
+            return
+        dentry = names.find(txn, place.parent, place.name)
+        if dentry is None:
+            return
+        inode = namespace.get(txn, dentry.inode)
+        if inode.is_dir or inode.stored is None or inode.stored.revision != inode.revision:
+            return
+        namespace.leave(txn, place.parent, place.name, inode)
+        namespace.prune(txn, bucket.root, place.parent)
+
+    def adopt(self, txn: Txn, place: Place, found: StoredObject) -> None:
+        """Make the index show what the store has under a name, unless the name is ours."""
+        if self._pending(txn, place.parent, place.name):
+            return
+        dentry = names.find(txn, place.parent, place.name)
+        old: Inode | None = None
+        if dentry is not None:
+            old = namespace.get(txn, dentry.inode)
+            if old.stored is not None and old.stored.version == found.version:
+                return
+            if old.stored is None and not old.is_dir:
+                return  # transient: never in the store
+        if place.name.endswith(b"/"):
+            self._adopt_directory(txn, place, old, found)
+            return
+        if old is not None:
+            namespace.leave(txn, place.parent, place.name, old)
+        inode = self._inode(txn, place, found)
+        namespace.enter(txn, place.parent, place.name, inode)
+
+    def _adopt_directory(
+        self, txn: Txn, place: Place, old: Inode | None, found: StoredObject
+    ) -> None:
+        inode = self._inode(txn, place, found)
+        if old is None:
+            namespace.enter(txn, place.parent, place.name, inode)
+            return
+        namespace.update(
+            txn,
+            old,
+            explicit=True,
+            mode=inode.mode,
+            uid=inode.uid,
+            gid=inode.gid,
+            mtime_ns=inode.mtime_ns,
+            stored=msgspec.structs.replace(
+                inode.stored, revision=old.revision, attributes_revision=old.attributes_revision
+            )
+            if inode.stored
+            else None,
+        )
+        namespace.announce(txn, place.parent, place.name)
+
+    def _inode(self, txn: Txn, place: Place, found: StoredObject) -> Inode:
+        attributes = found.attributes or StoredAttributes()
+        is_dir = place.name.endswith(b"/")
+        kind = Kind.DIRECTORY if is_dir else attributes.kind
+        default_mode = self._config.directory_mode if is_dir else self._config.file_mode
+        inode = namespace.new_inode(
+            txn,
+            kind,
+            mode=default_mode if attributes.mode is None else attributes.mode & 0o7777,
+            uid=self._config.default_uid if attributes.uid is None else attributes.uid,
+            gid=self._config.default_gid if attributes.gid is None else attributes.gid,
+        )
+        mtime = found.modified_ns if attributes.mtime_ns is None else attributes.mtime_ns
+        target = attributes.symlink_target or b""
+        size = len(target) if kind == Kind.SYMLINK else 0 if is_dir else found.size_bytes
+        inode = msgspec.structs.replace(
+            inode,
+            size=size,
+            mtime_ns=mtime,
+            ctime_ns=mtime,
+            atime_ns=mtime,
+            rdev=attributes.rdev,
+            target=target,
+            etag=attributes.s3_etag or etag_of_version(found.version),
+            stored=Stored(
+                place.parent,
+                place.name,
+                found.version,
+                found.size_bytes,
+                inode.revision,
+                inode.attributes_revision,
+            ),
+        )
+        return namespace.put_object_attributes(
+            txn,
+            inode,
+            ObjectAttributes(
+                content_type=attributes.content_type or "",
+                headers=dict(attributes.headers),
+                metadata=dict(attributes.metadata),
+                tags=dict(attributes.tags),
+            ),
+        )
+
+    # -------------------------------------------------------------------- checking again
+
+    def must_check(self, bucket: Bucket, inode: Inode) -> bool:
+        """Whether the bucket's `revalidate` asks for a look at the store before serving this."""
+        after = self._buckets.config(bucket).revalidate_after_ns()
+        if after is None or inode.stored is None:
+            return False
+        checked = self._checked.get(inode.id)
+        return checked is None or (time.monotonic() - checked) * 1e9 > after
+
+    def checked(self, inode: int) -> None:
+        if len(self._checked) > 1 << 18:
+            self._checked.clear()
+        self._checked[inode] = time.monotonic()
+
+    def refresh_aged(self) -> int:
+        """List again the known directories of buckets with a revalidate age, so that the mount,
+        whose kernel does not ask, learns of changes; the number listed. For the mover."""
+        count = 0
+        for bucket in self._buckets.list():
+            after = self._buckets.config(bucket).revalidate_after_ns()
+            if after is None:
+                continue
+            for directory in self._aged(bucket.root):
+                try:
+                    self.learn_directory(directory)
+                    count += 1
+                except (StoreUnavailable, NoSuchInode) as exc:
+                    log.warning("bucket %s: %s", bucket.name, exc)
+                    break
+        return count
+
+    def _aged(self, root: int) -> list[int]:
+        found = []
+        waiting = [root]
+        while waiting:
+            directory = waiting.pop()
+            with self._index.read() as txn:
+                inode = txn.record(Table.INODES, namespace.key_bytes(directory), Inode)
+                if inode is None or not inode.listed_ns:
+                    continue
+                if not self.is_known(txn, inode):
+                    found.append(directory)
+                waiting += [
+                    d.inode for _, d in names.scan(txn, directory) if d.kind == Kind.DIRECTORY
+                ]
+        return found
+
+
+def etag_of_version(version: str) -> str:
+    """An ETag for an object that others wrote into the store: its ETag there, or on a file system
+    the token of its state, made to look like no MD5."""
+    cleaned = version.strip('"')
+    if cleaned and all(c in "0123456789abcdef-" for c in cleaned) and len(cleaned) >= 32:
+        return cleaned
+    return hashlib.md5(version.encode(), usedforsecurity=False).hexdigest() + "-0"

@@ -1,0 +1,583 @@
+"""The verbs of the POSIX door: names, attributes and extended attributes, by inode.
+
+The root's children are the buckets: mkdir and rmdir there make and remove them. Permissions are
+the kernel's business (default_permissions); what POSIX says of link counts, times, types and
+emptiness is done here. Each change is one durable transaction. Blocking, thread-safe; get() and
+lookup() in a known directory take microseconds and may be called inline.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import stat
+import time
+from dataclasses import dataclass
+
+import msgspec
+
+from cache import names, namespace
+from cache.buckets import Buckets
+from cache.config import CacheConfig
+from cache.discovery import Discovery
+from cache.errors import (
+    AttributeExists,
+    AttributeTooLarge,
+    CrossesBucket,
+    InvalidName,
+    IsADirectory,
+    NameExists,
+    NoSuchAttribute,
+    NoSuchInode,
+    NoSuchKey,
+    NotADirectory,
+    NotEmpty,
+    NotPermitted,
+    NotSupported,
+    RenameIntoItself,
+    TooManyLinks,
+)
+from cache.index import Index, Table, Txn
+from cache.namespace import Place
+from cache.open_files import EMPTY_ETAG, mark_all, through_places
+from cache.persist import Persister, place_of
+from cache.records import (
+    ROOT,
+    Inode,
+    InodeFlag,
+    Kind,
+    QueueEntry,
+    WriteMode,
+)
+from cache.segments import Segments
+from cache.stores.base import Store
+
+LINK_MAX = 65_000
+XATTR_NAME_MAX = 255
+XATTR_VALUE_MAX = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class SetAttributes:
+    """What to change; None leaves a field as it is."""
+
+    mode: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    atime_ns: int | None = None
+    mtime_ns: int | None = None
+    ctime_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Statfs:
+    total_bytes: int
+    free_bytes: int
+    files: int
+
+
+class Files:
+    def __init__(
+        self,
+        index: Index,
+        segments: Segments,
+        buckets: Buckets,
+        discovery: Discovery,
+        persister: Persister,
+        config: CacheConfig,
+    ) -> None:
+        self._index = index
+        self._segments = segments
+        self._buckets = buckets
+        self._discovery = discovery
+        self._persister = persister
+        self._config = config
+        self._held: dict[int, int] = {}
+
+    # ------------------------------------------------------------------ looking
+
+    def get(self, inode: int) -> Inode:
+        """NoSuchInode."""
+        with self._index.read() as txn:
+            return namespace.get(txn, inode)
+
+    def known(self, parent: int) -> bool:
+        """Whether a lookup in this directory is answered without asking the store."""
+        with self._index.read() as txn:
+            return self._discovery.is_known(txn, namespace.get(txn, parent))
+
+    def lookup(self, parent: int, name: bytes) -> Inode:
+        """What the mount shows under a name. NoSuchKey; StoreUnavailable when only the store
+        would know."""
+        while True:
+            with self._index.read() as txn:
+                directory = namespace.require_directory(namespace.get(txn, parent))
+                found = namespace.lookup(txn, parent, name)
+                if found is not None:
+                    return found[1]
+                if self._discovery.is_known(txn, directory):
+                    raise NoSuchKey(name)
+            self._discovery.learn_directory(parent)
+
+    def position(self, name: bytes, inode: Inode) -> bytes:
+        """The `after` that continues a listing behind this entry."""
+        return name + b"/" if inode.is_dir else name
+
+    def entries(self, directory: int, after: bytes, limit: int) -> list[tuple[bytes, Inode]]:
+        """Names and inodes of a directory, in the order of their positions, behind `after`."""
+        while True:
+            with self._index.read() as txn:
+                inode = namespace.require_directory(namespace.get(txn, directory))
+                if self._discovery.is_known(txn, inode):
+                    return self._entries(txn, directory, after, limit)
+            self._discovery.learn_directory(directory)
+
+    @staticmethod
+    def _entries(txn: Txn, directory: int, after: bytes, limit: int) -> list[tuple[bytes, Inode]]:
+        found: list[tuple[bytes, Inode]] = []
+        for name, dentry in names.scan(txn, directory, after):
+            if len(found) >= limit:
+                break
+            plain = name.removesuffix(b"/")
+            if name == after or not names.is_posix_name(plain):
+                continue
+            # Beside a directory of the same name, the file is hidden.
+            if plain is name and names.find(txn, directory, name + b"/") is not None:
+                continue
+            found.append((plain, namespace.get(txn, dentry.inode)))
+        return found
+
+    # ------------------------------------------------------------------ holding
+
+    def hold(self, inode: int) -> None:
+        """Keep an inode alive without a name; drop() as often."""
+        self._held[inode] = self._held.get(inode, 0) + 1
+
+    def drop(self, inode: int) -> None:
+        left = self._held.get(inode, 0) - 1
+        if left > 0:
+            self._held[inode] = left
+        else:
+            self._held.pop(inode, None)
+
+    def held(self) -> set[int]:
+        """Inodes that the mount's kernel still uses: not to be reaped."""
+        return set(self._held)
+
+    # ------------------------------------------------------------------ making and removing
+
+    def create(
+        self,
+        parent: int,
+        name: bytes,
+        *,
+        kind: Kind,
+        mode: int,
+        uid: int,
+        gid: int,
+        rdev: int = 0,
+        target: bytes = b"",
+    ) -> Inode:
+        """Make a file, directory, symlink or special file. NameExists, NameTooLong, InvalidName;
+        NoSuchInode in a directory that was removed."""
+        _check_new_name(name)
+        if parent == ROOT:
+            return self._create_bucket(name, kind, mode, uid, gid)
+        self._learn(parent)
+
+        def change(txn: Txn) -> Inode:
+            directory = self._live_directory(txn, parent)
+            place = self._place(txn, parent, name + b"/" if kind == Kind.DIRECTORY else name)
+            if namespace.lookup(txn, parent, name) is not None:
+                raise NameExists(repr(name))
+            inode = namespace.new_inode(
+                txn,
+                kind,
+                mode=_inherited_mode(directory, kind, mode),
+                uid=uid,
+                gid=directory.gid if directory.mode & stat.S_ISGID else gid,
+            )
+            inode = msgspec.structs.replace(
+                inode,
+                rdev=rdev,
+                target=target,
+                size=len(target),
+                etag=EMPTY_ETAG if kind == Kind.FILE else _md5(target),
+                listed_ns=time.time_ns() if kind == Kind.DIRECTORY else 0,
+            )
+            inode = namespace.enter(txn, parent, place.name, inode)
+            self._mark(txn, place)
+            return inode
+
+        return self._index.commit(change)
+
+    def _create_bucket(self, name: bytes, kind: Kind, mode: int, uid: int, gid: int) -> Inode:
+        if kind != Kind.DIRECTORY:
+            raise NotPermitted("the root holds buckets only")
+        try:
+            text = name.decode()
+        except UnicodeDecodeError as exc:
+            raise InvalidName(f"not a bucket name: {name!r}") from exc
+        bucket = self._buckets.create(text, "")
+        change = SetAttributes(mode=mode, uid=uid, gid=gid)
+        return self.set_attributes(bucket.root, change)
+
+    def link(self, inode: int, parent: int, name: bytes) -> Inode:
+        """One more name for a file."""
+        _check_new_name(name)
+        self._learn(parent)
+
+        def change(txn: Txn) -> Inode:
+            self._live_directory(txn, parent)
+            found = namespace.get(txn, inode)
+            if found.is_dir:
+                raise NotPermitted("a directory has one name")
+            if found.nlink >= LINK_MAX:
+                raise TooManyLinks(f"inode {inode}")
+            if not found.nlink:
+                raise NoSuchInode(inode)
+            place = self._place(txn, parent, name)
+            if place.bucket != namespace.bucket_of(txn, found.parent):
+                raise CrossesBucket("a link stays in its bucket")
+            if namespace.lookup(txn, parent, name) is not None:
+                raise NameExists(repr(name))
+            found = namespace.add_link(txn, found, parent, name)
+            self._mark(txn, place, found.size)
+            return found
+
+        return self._index.commit(change)
+
+    def unlink(self, parent: int, name: bytes) -> None:
+        """Remove a name of a file. IsADirectory."""
+        self._learn(parent)
+
+        def change(txn: Txn) -> None:
+            dentry_name, inode = self._existing(txn, parent, name)
+            if inode.is_dir:
+                raise IsADirectory(repr(name))
+            place = self._place(txn, parent, dentry_name)
+            namespace.leave(txn, parent, dentry_name, inode)
+            self._mark(txn, place, former=inode)
+            self._keep_directory(txn, parent)
+
+        self._index.commit(change, grows=False)
+
+    def rmdir(self, parent: int, name: bytes) -> None:
+        """Remove an empty directory, or bucket. NotEmpty, NotADirectory."""
+        self._learn(parent)
+        with self._index.read() as txn:
+            _, found = self._existing(txn, parent, name)
+        namespace.require_directory(found)
+        self._learn(found.id)
+        if parent == ROOT:
+            self._buckets.delete(name.decode())
+            return
+
+        def change(txn: Txn) -> None:
+            dentry_name, inode = self._existing(txn, parent, name)
+            namespace.require_directory(inode)
+            if not names.is_empty(txn, inode.id):
+                raise NotEmpty(repr(name))
+            place = self._place(txn, parent, dentry_name)
+            namespace.leave(txn, parent, dentry_name, inode)
+            self._mark(txn, place, former=inode)
+            self._keep_directory(txn, parent)
+
+        self._index.commit(change, grows=False)
+
+    def rename(
+        self,
+        parent: int,
+        name: bytes,
+        new_parent: int,
+        new_name: bytes,
+        *,
+        exchange: bool = False,
+        replace: bool = True,
+    ) -> None:
+        """rename(2), and renameat2(2)'s RENAME_EXCHANGE and RENAME_NOREPLACE. One transaction,
+        however much is below a directory."""
+        _check_new_name(new_name)
+        if ROOT in (parent, new_parent):
+            raise NotPermitted("a bucket keeps its name")
+        self._learn(parent)
+        self._learn(new_parent)
+        with self._index.read() as txn:
+            target = namespace.lookup(txn, new_parent, new_name)
+        if target is not None and target[1].is_dir:
+            self._learn(target[1].id)
+
+        def change(txn: Txn) -> None:
+            source_name, source = self._existing(txn, parent, name)
+            self._live_directory(txn, new_parent)
+            old = self._place(txn, parent, source_name)
+            suffix = b"/" if source.is_dir else b""
+            new = self._place(txn, new_parent, new_name + suffix)
+            if old.bucket != new.bucket:
+                raise CrossesBucket("a rename stays in its bucket")
+            if source.is_dir:
+                _check_not_below(txn, source.id, new_parent)
+            target = namespace.lookup(txn, new_parent, new_name)
+            if exchange:
+                if target is None:
+                    raise NoSuchKey(new_name)
+                self._exchange(
+                    txn, old, source, Place(new.bucket, new.parent, target[0]), target[1]
+                )
+                return
+            if target is not None:
+                if not replace:
+                    raise NameExists(repr(new_name))
+                if target[1].id == source.id:
+                    return  # two links of one file: rename(2) does nothing
+                self._displace(txn, source, Place(new.bucket, new.parent, target[0]), target[1])
+            self._move(txn, source, old, new)
+            self._keep_directory(txn, parent)
+
+        self._index.commit(change)
+
+    def _displace(self, txn: Txn, source: Inode, place: Place, target: Inode) -> None:
+        if target.is_dir:
+            if not source.is_dir:
+                raise IsADirectory(repr(place.name))
+            if not names.is_empty(txn, target.id):
+                raise NotEmpty(repr(place.name))
+        elif source.is_dir:
+            raise NotADirectory(repr(place.name))
+        namespace.leave(txn, place.parent, place.name, target)
+        self._mark(txn, place, former=target)
+
+    def _move(self, txn: Txn, inode: Inode, old: Place, new: Place) -> None:
+        inode = namespace.get(txn, inode.id)
+        primary = (inode.parent, inode.name) == (old.parent, old.name)
+        namespace.detach(txn, old.parent, old.name, inode)
+        inode = namespace.attach(txn, new.parent, new.name, inode, primary=primary)
+        if primary:
+            inode = namespace.moved(txn, inode, old, new)
+        self._mark(txn, old, former=inode)
+        self._mark(txn, new, inode.size if inode.kind == Kind.FILE else 0)
+
+    def _exchange(self, txn: Txn, first: Place, one: Inode, second: Place, other: Inode) -> None:
+        if one.id == other.id:
+            return
+        if other.is_dir:
+            _check_not_below(txn, other.id, first.parent)
+        plain_first = first.name.removesuffix(b"/")
+        plain_second = second.name.removesuffix(b"/")
+        to_second = Place(second.bucket, second.parent, plain_second + _suffix(one))
+        to_first = Place(first.bucket, first.parent, plain_first + _suffix(other))
+        primary_one = (one.parent, one.name) == (first.parent, first.name)
+        primary_other = (other.parent, other.name) == (second.parent, second.name)
+        namespace.detach(txn, first.parent, first.name, one)
+        namespace.detach(txn, second.parent, second.name, other)
+        one = namespace.attach(
+            txn, to_second.parent, to_second.name, namespace.get(txn, one.id), primary=primary_one
+        )
+        other = namespace.attach(
+            txn,
+            to_first.parent,
+            to_first.name,
+            namespace.get(txn, other.id),
+            primary=primary_other,
+        )
+        if primary_one:
+            namespace.moved(txn, one, first, to_second)
+        if primary_other:
+            namespace.moved(txn, other, second, to_first)
+        for place in {first, second, to_first, to_second}:
+            self._mark(txn, place)
+
+    # ------------------------------------------------------------------ attributes
+
+    def set_attributes(self, inode: int, change_to: SetAttributes) -> Inode:
+        """chmod, chown, utimens. The new inode."""
+        fields = {
+            name: getattr(change_to, name)
+            for name in ("mode", "uid", "gid", "atime_ns", "mtime_ns")
+            if getattr(change_to, name) is not None
+        }
+
+        def change(txn: Txn) -> Inode:
+            found = namespace.get(txn, inode)
+            updated = namespace.update(
+                txn,
+                found,
+                **fields,
+                ctime_ns=change_to.ctime_ns or time.time_ns(),
+                attributes_revision=found.attributes_revision + 1,
+            )
+            if updated.parent != ROOT and updated.id != ROOT:
+                if updated.is_dir:
+                    updated = self._make_explicit(txn, updated)
+                else:
+                    mark_all(txn, self._buckets, updated)
+            return updated
+
+        return self._index.commit(change)
+
+    def get_xattr(self, inode: int, name: bytes) -> bytes:
+        """NoSuchAttribute."""
+        with self._index.read() as txn:
+            namespace.get(txn, inode)
+            value = txn.get(Table.XATTRS, _xattr_key(inode, name))
+        if value is None:
+            raise NoSuchAttribute(repr(name))
+        return value
+
+    def set_xattr(
+        self, inode: int, name: bytes, value: bytes, *, create: bool, replace: bool
+    ) -> None:
+        """AttributeExists with `create`, NoSuchAttribute with `replace`, AttributeTooLarge."""
+        if len(name) > XATTR_NAME_MAX or len(value) > XATTR_VALUE_MAX:
+            raise AttributeTooLarge(repr(name))
+        if name.startswith(b"user.forebay."):
+            raise NotSupported("user.forebay.* is read-only")
+
+        def change(txn: Txn) -> None:
+            found = namespace.get(txn, inode)
+            key = _xattr_key(inode, name)
+            present = txn.get(Table.XATTRS, key)
+            if create and present is not None:
+                raise AttributeExists(repr(name))
+            if replace and present is None:
+                raise NoSuchAttribute(repr(name))
+            txn.put(Table.XATTRS, key, value)
+            flags = found.flags | InodeFlag.XATTRS
+            namespace.update(txn, found, flags=flags, ctime_ns=time.time_ns())
+
+        self._index.commit(change)
+
+    def list_xattrs(self, inode: int) -> list[bytes]:
+        prefix = namespace.key_bytes(inode)
+        with self._index.read() as txn:
+            namespace.get(txn, inode)
+            return [key[8:] for key, _ in txn.scan(Table.XATTRS, prefix, prefix)]
+
+    def remove_xattr(self, inode: int, name: bytes) -> None:
+        """NoSuchAttribute."""
+
+        def change(txn: Txn) -> None:
+            found = namespace.get(txn, inode)
+            if not txn.delete(Table.XATTRS, _xattr_key(inode, name)):
+                raise NoSuchAttribute(repr(name))
+            namespace.update(txn, found, ctime_ns=time.time_ns())
+
+        self._index.commit(change, grows=False)
+
+    # ------------------------------------------------------------------ syncing
+
+    def sync(self, inode: int) -> None:
+        """fsync of a directory or of an inode's attributes. Every change is durable here when it
+        returns; in write_through this also waits until the store has the queued names."""
+        with self._index.read() as txn:
+            found = namespace.get(txn, inode)
+            places = self._queued_in(txn, inode) if found.is_dir else []
+        for place in places or through_places(self._index, self._buckets, found):
+            self._persister.persist(place)
+
+    def _queued_in(self, txn: Txn, directory: int) -> list[Place]:
+        prefix = directory.to_bytes(8, "big")
+        found = []
+        for _, sequence in txn.scan(Table.QUEUED, prefix, prefix):
+            entry = txn.record(Table.QUEUE, sequence, QueueEntry)
+            if entry is None:
+                continue
+            root, key = namespace.path_of(txn, entry.parent, entry.name)
+            mode = self._buckets.mode_of(self._buckets.of_root(txn, root), key)
+            if mode in (WriteMode.WRITE_THROUGH, WriteMode.WRITE_AROUND):
+                found.append(place_of(entry))
+        return found
+
+    def statfs(self) -> Statfs:
+        """The stores' capacity where they have one, else a petabyte that is all free."""
+        with self._index.read() as txn:
+            files = txn.count(Table.INODES)
+        figures = [f for store in self._stores() if (f := store.statfs()) is not None]
+        if not figures:
+            return Statfs(1 << 50, 1 << 50, files)
+        total, free = max(figures)
+        return Statfs(total, free, files)
+
+    def _stores(self) -> list[Store]:
+        return [self._buckets.store(bucket) for bucket in self._buckets.list()]
+
+    # ------------------------------------------------------------------ helpers
+
+    def _learn(self, directory: int) -> None:
+        """Before a name is made or removed: what the store has there must be known."""
+        if not self.known(directory):
+            self._discovery.learn_directory(directory)
+
+    def _existing(self, txn: Txn, parent: int, name: bytes) -> tuple[bytes, Inode]:
+        namespace.require_directory(namespace.get(txn, parent))
+        found = namespace.lookup(txn, parent, name)
+        if found is None:
+            raise NoSuchKey(name)
+        return found
+
+    @staticmethod
+    def _live_directory(txn: Txn, inode: int) -> Inode:
+        directory = namespace.require_directory(namespace.get(txn, inode))
+        if not directory.nlink:
+            raise NoSuchInode(inode)
+        return directory
+
+    def _place(self, txn: Txn, parent: int, name: bytes) -> Place:
+        if parent == ROOT:
+            raise NotPermitted("the root holds buckets only")
+        root = namespace.bucket_of(txn, parent)
+        self._buckets.check_writable(self._buckets.of_root(txn, root))
+        return Place(root, parent, name)
+
+    def _mark(self, txn: Txn, place: Place, size: int = 0, former: Inode | None = None) -> None:
+        _, key = namespace.path_of(txn, place.parent, place.name)
+        bucket = self._buckets.of_root(txn, place.bucket)
+        if self._buckets.mode_of(bucket, key) != WriteMode.TRANSIENT:
+            namespace.mark(txn, place, size, former)
+
+    def _keep_directory(self, txn: Txn, directory: int) -> None:
+        """A directory that the mount empties stays, though only its keys implied it."""
+        inode = namespace.get(txn, directory)
+        if not inode.explicit and names.is_empty(txn, directory):
+            self._make_explicit(txn, inode)
+
+    def _make_explicit(self, txn: Txn, inode: Inode) -> Inode:
+        inode = namespace.update(txn, inode, explicit=True)
+        if inode.parent not in (0, ROOT) and inode.nlink:
+            self._mark(
+                txn,
+                Place(namespace.bucket_of(txn, inode.parent), inode.parent, inode.name),
+            )
+        return inode
+
+
+def _suffix(inode: Inode) -> bytes:
+    return b"/" if inode.is_dir else b""
+
+
+def _check_new_name(name: bytes) -> None:
+    namespace.check_name(name)
+    if not names.is_posix_name(name) or b"/" in name:
+        raise InvalidName(repr(name))
+
+
+def _check_not_below(txn: Txn, directory: int, place: int) -> None:
+    """RenameIntoItself if `place` is the directory or below it."""
+    while place not in (0, ROOT):
+        if place == directory:
+            raise RenameIntoItself(f"inode {directory}")
+        place = namespace.get(txn, place).parent
+
+
+def _inherited_mode(directory: Inode, kind: Kind, mode: int) -> int:
+    """A directory made in a set-group-id directory is one too (open(2), inode(7))."""
+    if kind == Kind.DIRECTORY and directory.mode & stat.S_ISGID:
+        return mode | stat.S_ISGID
+    return mode
+
+
+def _xattr_key(inode: int, name: bytes) -> bytes:
+    return namespace.key_bytes(inode) + name
+
+
+def _md5(data: bytes) -> str:
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()

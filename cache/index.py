@@ -1,0 +1,357 @@
+"""The index: one LMDB environment shared by all processes of the node.
+
+Reading takes no lock and costs about a microsecond; do it inline. Writing is a *change*, a
+function of a transaction, handed to `Index.commit`. Changes of several threads that arrive
+together share one sync of their segments and one synced commit: whoever holds `_leader` commits
+for all that wait (docs/concurrency.md). The order is the promise of the whole product: bytes
+synced, then the commit synced, then the kernel of the mount told, then the caller answered.
+
+A change must not wait for anything (no I/O, no lock, no other process): all writers of the node
+stand behind it. A change that raises leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import errno
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Generic, Protocol, TypeVar, cast
+
+import lmdb
+import msgspec
+
+from cache import changes, metrics
+from cache.errors import CacheError, FormatMismatch, IndexFull, OutOfSpace
+from cache.records import pack, unpack
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+R = TypeVar("R", bound=msgspec.Struct)
+
+FORMAT = b"forebay-1"
+
+
+class Table(enum.StrEnum):
+    """Every table of the index; key encodings are in docs/on-disk-format.md."""
+
+    META = "meta"
+    BUCKETS = "buckets"
+    DENTRIES = "dentries"
+    INODES = "inodes"
+    OBJECTS = "objects"
+    XATTRS = "xattrs"
+    INLINE = "inline"
+    EXTENTS = "extents"
+    RESIDENTS = "residents"
+    SEGMENTS = "segments"
+    QUEUE = "queue"
+    QUEUED = "queued"
+    AWAY = "away"
+    ORPHANS = "orphans"
+    LINKS = "links"
+    UPLOADS = "uploads"
+    PARTS = "parts"
+    KEYS = "keys"
+
+
+class Txn:
+    """A read or write transaction; values it returns are copies and outlive it."""
+
+    __slots__ = ("_raw", "_tables", "changes")
+
+    def __init__(self, raw: lmdb.Transaction, tables: dict[Table, lmdb._Database]) -> None:
+        self._raw = raw
+        self._tables = tables
+        self.changes: list[changes.Change] = []
+        """What the mount's kernel may hold wrongly once this is committed."""
+
+    def get(self, table: Table, key: bytes) -> bytes | None:
+        return cast("bytes | None", self._raw.get(key, db=self._tables[table]))
+
+    def put(self, table: Table, key: bytes, value: bytes) -> None:
+        self._raw.put(key, value, db=self._tables[table])
+
+    def delete(self, table: Table, key: bytes) -> bool:
+        """Remove a row; False if there was none."""
+        return bool(self._raw.delete(key, db=self._tables[table]))
+
+    def record(self, table: Table, key: bytes, kind: type[R]) -> R | None:
+        value = self.get(table, key)
+        return None if value is None else unpack(value, kind)
+
+    def put_record(self, table: Table, key: bytes, record: msgspec.Struct) -> None:
+        self._raw.put(key, pack(record), db=self._tables[table])
+
+    def scan(
+        self, table: Table, start: bytes = b"", prefix: bytes = b""
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Rows from key `start` on, in order, while the key begins with `prefix`.
+
+        Rows may be deleted while scanning only by a caller that re-seeks; collect first.
+        """
+        with self._raw.cursor(db=self._tables[table]) as cursor:
+            found = cursor.set_range(start) if start else cursor.first()
+            if not found:
+                return
+            for key, value in cast("Iterator[tuple[bytes, bytes]]", cursor):
+                if not key.startswith(prefix):
+                    return
+                yield key, value
+
+    def before(self, table: Table, bound: bytes, prefix: bytes) -> tuple[bytes, bytes] | None:
+        """The last row whose key is below `bound`, if it begins with prefix."""
+        with self._raw.cursor(db=self._tables[table]) as cursor:
+            found = cursor.prev() if cursor.set_range(bound) else cursor.last()
+            if not found:
+                return None
+            key, value = cast("tuple[bytes, bytes]", cursor.item())
+            return (key, value) if key.startswith(prefix) else None
+
+    def next_id(self, counter: bytes = b"next_id") -> int:
+        """A number never given before: for inodes, segments, queue entries."""
+        value = self.get(Table.META, counter)
+        number = int.from_bytes(value, "big") if value else 2
+        self.put(Table.META, counter, (number + 1).to_bytes(8, "big"))
+        return number
+
+    def count(self, table: Table) -> int:
+        return int(self._raw.stat(self._tables[table])["entries"])
+
+    def used_bytes(self) -> int:
+        """Bytes of the map in use by live pages, the free list left out."""
+        pages = 0
+        size = 4096
+        for table in self._tables.values():
+            stat = self._raw.stat(table)
+            size = stat["psize"]
+            pages += stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
+        return pages * size
+
+
+class Syncable(Protocol):
+    """Where a change's bytes lie: synced before the commit that names them."""
+
+    def sync(self) -> None: ...
+
+
+class _Request(Generic[T]):
+    __slots__ = ("batch", "change", "error", "grows", "result", "syncs")
+
+    def __init__(self, change: Callable[[Txn], T], syncs: Sequence[Syncable], grows: bool) -> None:
+        self.change = change
+        self.syncs = syncs
+        self.grows = grows
+        self.batch: _Batch | None = None
+        self.result: T
+        self.error: BaseException | None = None
+
+
+class _Batch:
+    """Requests that were committed together, and what the mount must forget because of them."""
+
+    def __init__(self) -> None:
+        self.changes: list[changes.Change] = []
+        self._lock = threading.Lock()
+        self._announced = False
+
+    def announce(self, sink: changes.ChangeSink) -> None:
+        """Tell the mount once for the whole batch; every member waits until it is done."""
+        if not self.changes:
+            return
+        with self._lock:
+            if not self._announced:
+                sink.forget(list(dict.fromkeys(self.changes)))
+                self._announced = True
+
+
+class Index:
+    """See the module docstring. One per process and path; never carried across a fork."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        cap_bytes: int,
+        sync: bool = True,
+        sink: changes.ChangeSink = changes.NOBODY,
+    ) -> None:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._cap_bytes = cap_bytes
+        # Headroom above the cap, so that deletes still find pages to copy on write.
+        headroom = max(16 << 20, cap_bytes // 16)
+        self._env = lmdb.open(
+            str(path),
+            map_size=cap_bytes + headroom,
+            max_dbs=len(Table) + 4,
+            max_readers=1022,
+            mode=0o600,
+            sync=sync,
+            metasync=sync,
+            writemap=False,  # a full disk would be SIGBUS
+            readahead=False,
+            max_spare_txns=16,
+        )
+        self._env.reader_check()
+        self._tables: dict[Table, lmdb._Database] = {
+            table: self._env.open_db(table.value.encode()) for table in Table
+        }
+        self._sink = sink
+        self._leader = threading.Lock()
+        self._queue_lock = threading.Lock()
+        self._waiting: list[_Request[object]] = []
+        self._check_format()
+
+    def _check_format(self) -> None:
+        with self.read() as txn:
+            found = txn.get(Table.META, b"format")
+        if found is None:
+            # Two processes may start on an empty index at once; both write the same.
+            self.commit(lambda txn: txn.put(Table.META, b"format", FORMAT))
+        elif found != FORMAT:
+            raise FormatMismatch(f"index is of format {found!r}, this is {FORMAT!r}")
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[Txn]:
+        """A snapshot. Keep it short: it pins every page that is replaced meanwhile."""
+        with self._env.begin() as raw:
+            yield Txn(raw, self._tables)
+
+    def commit(
+        self,
+        change: Callable[[Txn], T],
+        *,
+        syncs: Sequence[Syncable] = (),
+        grows: bool = True,
+    ) -> T:
+        """Run `change` in a write transaction; return its result once it is durable and told.
+
+        syncs: what holds the bytes that the change names. grows: False for changes that only
+        remove, which are let through when the index is at its cap. Blocks: a sync, a commit, and
+        the mount's answer. Raises what the change raised, OutOfSpace or IndexFull when there is
+        no room, OSError when a sync failed; then nothing was changed.
+        """
+        request = _Request(change, syncs, grows)
+        with self._queue_lock:
+            self._waiting.append(request)  # type: ignore[arg-type]
+        with self._leader:
+            if request.batch is None:
+                self._commit_waiting()
+        assert request.batch is not None
+        request.batch.announce(self._sink)
+        if request.error is not None:
+            raise request.error
+        return request.result
+
+    def _commit_waiting(self) -> None:
+        with self._queue_lock:
+            requests, self._waiting = self._waiting, []
+        batch = _Batch()
+        metrics.COMMIT_BATCH.observe(len(requests))
+        for request in requests:
+            request.batch = batch
+        ready = self._sync_segments(requests)
+        if not ready:
+            return
+        try:
+            with metrics.COMMIT_SECONDS.time():
+                self._commit_ready(ready, batch)
+        except lmdb.Error as exc:
+            # The commit itself failed: nobody's change is there.
+            error = _no_room(exc)
+            batch.changes.clear()
+            for request in ready:
+                request.error = request.error or error
+
+    def _commit_ready(self, ready: list[_Request[object]], batch: _Batch) -> None:
+        raw = self._env.begin(write=True)
+        try:
+            full = self._is_full(raw)
+            for request in ready:
+                self._apply(raw, request, alone=len(ready) == 1, full=full, batch=batch)
+        except BaseException:
+            raw.abort()
+            raise
+        if all(request.error is not None for request in ready):
+            raw.abort()
+        else:
+            raw.commit()
+
+    @staticmethod
+    def _sync_segments(requests: list[_Request[object]]) -> list[_Request[object]]:
+        """Sync each segment once; requests whose bytes could not be synced are failed here."""
+        outcome: dict[int, BaseException | None] = {}
+        ready = []
+        for request in requests:
+            for segment in request.syncs:
+                if id(segment) not in outcome:
+                    try:
+                        segment.sync()
+                        outcome[id(segment)] = None
+                    except OSError as exc:
+                        outcome[id(segment)] = exc
+                request.error = request.error or outcome[id(segment)]
+            if request.error is None:
+                ready.append(request)
+        return ready
+
+    def _apply(
+        self,
+        raw: lmdb.Transaction,
+        request: _Request[object],
+        *,
+        alone: bool,
+        full: bool,
+        batch: _Batch,
+    ) -> None:
+        """Run one change; in company inside a nested transaction, so that it can fail alone."""
+        if full and request.grows:
+            request.error = IndexFull("the index is at its cap (cache.index_bytes)")
+            return
+        nested = raw if alone else self._env.begin(parent=raw, write=True)
+        txn = Txn(nested, self._tables)
+        try:
+            request.result = request.change(txn)
+            if not alone:
+                nested.commit()
+            batch.changes += txn.changes
+        except lmdb.Error as exc:
+            request.error = _no_room(exc)
+        except CacheError as exc:
+            request.error = exc
+        except Exception as exc:
+            log.exception("a change of the index failed")
+            request.error = exc
+        if request.error is not None and not alone:
+            nested.abort()
+
+    def _is_full(self, raw: lmdb.Transaction) -> bool:
+        info = self._env.info()
+        if (info["last_pgno"] + 1) * 4096 < self._cap_bytes:
+            return False
+        # Past the cap only by pages that were used once; what counts is what is live now.
+        return Txn(raw, self._tables).used_bytes() >= self._cap_bytes * 0.98
+
+    def clear_stale_readers(self) -> int:
+        """Free the slots of readers that died; their pages could never be reused else."""
+        return int(self._env.reader_check())
+
+    def used_bytes(self) -> int:
+        with self.read() as txn:
+            return txn.used_bytes()
+
+    def close(self) -> None:
+        self._env.close()
+
+
+def _no_room(exc: lmdb.Error) -> CacheError:
+    if isinstance(exc, lmdb.MapFullError):
+        return IndexFull("the index map is full (cache.index_bytes)")
+    # LMDB reports ENOSPC in a commit as an I/O error.
+    if exc.args and ("No space" in str(exc) or str(errno.ENOSPC) in str(exc)):
+        return OutOfSpace(str(exc))
+    return OutOfSpace(f"the index could not be written: {exc}")

@@ -1,0 +1,186 @@
+"""Listing keys in S3's order: a walk over the dentry tree that seeks, and never sorts.
+
+A page is read in one short transaction; its cost grows with the page, not with the bucket. With
+delimiter `/` a subtree is skipped by one seek. A directory whose content only the store knows is
+learned first (cache/discovery.py), outside of any transaction, and the walk goes on after the
+last key it gave.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from cache import names, namespace
+from cache.discovery import Discovery
+from cache.index import Index, Txn
+from cache.records import Inode, Kind
+
+T = TypeVar("T")
+_AFTER_ALL = b"\xff"
+"""Greater than any byte of UTF-8: `prefix + _AFTER_ALL` is behind every key with the prefix."""
+_SHOWN = (Kind.FILE, Kind.DIRECTORY, Kind.SYMLINK)
+
+
+@dataclass(frozen=True, slots=True)
+class CommonPrefix:
+    """All keys up to and including the first delimiter after the listing's prefix, as one."""
+
+    key: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Listing(Generic[T]):
+    entries: list[T | CommonPrefix]
+    truncated: bool
+    last: bytes  # the key or common prefix after which the next page begins
+
+
+class _Unknown(Exception):
+    """The walk came to a directory that must be learned first."""
+
+    def __init__(self, directory: int) -> None:
+        self.directory = directory
+
+
+class Lister:
+    def __init__(self, index: Index, discovery: Discovery) -> None:
+        self._index = index
+        self._discovery = discovery
+
+    def list(
+        self,
+        root: int,
+        make: Callable[[bytes, Inode], T],
+        *,
+        prefix: bytes,
+        delimiter: bytes,
+        after: bytes,
+        limit: int,
+        directories: bool,
+    ) -> Listing[T]:
+        """See Objects.list. StoreUnavailable when a directory is unknown and stays so."""
+        entries: list[T | CommonPrefix] = []
+        last = after
+        while True:
+            try:
+                with self._index.read() as txn:
+                    for key, inode in self._walk_grouped(
+                        txn, root, prefix, delimiter, last, directories
+                    ):
+                        if len(entries) >= limit:
+                            return Listing(entries, truncated=limit > 0, last=last)
+                        entries.append(CommonPrefix(key) if inode is None else make(key, inode))
+                        last = key
+                return Listing(entries, truncated=False, last=last)
+            except _Unknown as unknown:
+                self._discovery.learn_directory(unknown.directory)
+
+    def _walk_grouped(
+        self,
+        txn: Txn,
+        root: int,
+        prefix: bytes,
+        delimiter: bytes,
+        after: bytes,
+        directories: bool,
+    ) -> Iterator[tuple[bytes, Inode | None]]:
+        """Yield (key, inode), and (common prefix, None)."""
+        if delimiter in (b"", b"/"):
+            yield from self._walk_from(txn, root, prefix, after, bool(delimiter), directories)
+            return
+        after = _behind_group(after, prefix, delimiter)
+        while True:
+            for key, inode in self._walk_from(txn, root, prefix, after, False, directories):
+                cut = key.find(delimiter, len(prefix))
+                if cut >= 0:
+                    group = key[: cut + len(delimiter)]
+                    yield group, None
+                    after = group + _AFTER_ALL
+                    break
+                yield key, inode
+            else:
+                return
+
+    def _walk_from(
+        self,
+        txn: Txn,
+        root: int,
+        prefix: bytes,
+        after: bytes,
+        delimited: bool,
+        directories: bool,
+    ) -> Iterator[tuple[bytes, Inode | None]]:
+        base = prefix[: prefix.rfind(b"/") + 1]
+        partial = prefix[len(base) :]
+        directory = self._descend(txn, root, base)
+        if directory is None:
+            return
+        if after.startswith(base):
+            relative = after[len(base) :]
+        elif after > base:
+            return
+        else:
+            relative = b""
+        inode = namespace.get(txn, directory)
+        if base and not partial and after < base and (inode.explicit or directories):
+            yield base, inode
+        yield from self._walk(txn, inode, base, relative, partial, delimited, directories)
+
+    def _descend(self, txn: Txn, root: int, base: bytes) -> int | None:
+        directory = root
+        for name in base.split(b"/")[:-1]:
+            dentry = names.find(txn, directory, name + b"/")
+            if dentry is None:
+                self._require_known(txn, namespace.get(txn, directory))
+                return None
+            directory = dentry.inode
+        return directory
+
+    def _require_known(self, txn: Txn, directory: Inode) -> None:
+        if not self._discovery.is_known(txn, directory):
+            raise _Unknown(directory.id)
+
+    def _walk(
+        self,
+        txn: Txn,
+        directory: Inode,
+        path: bytes,
+        after: bytes,
+        partial: bytes,
+        delimited: bool,
+        directories: bool,
+    ) -> Iterator[tuple[bytes, Inode | None]]:
+        """Names of one directory that begin with `partial`, and what is below them, from behind
+        `after` (relative to it)."""
+        self._require_known(txn, directory)
+        component, slash, rest = after.partition(b"/")
+        first = component + slash
+        for name, dentry in names.scan(txn, directory.id, max(partial, first)):
+            if not name.startswith(partial):
+                return
+            if not name.endswith(b"/"):
+                if name != after and dentry.kind in _SHOWN:
+                    yield path + name, namespace.get(txn, dentry.inode)
+                continue
+            inside = bool(slash) and name == first
+            if delimited:
+                if not inside:
+                    yield path + name, None
+                continue
+            inode = namespace.get(txn, dentry.inode)
+            if not inside and (inode.explicit or directories):
+                yield path + name, inode
+            yield from self._walk(
+                txn, inode, path + name, rest if inside else b"", b"", delimited, directories
+            )
+
+
+def _behind_group(after: bytes, prefix: bytes, delimiter: bytes) -> bytes:
+    """A page that ended with a common prefix goes on behind all that it stands for."""
+    if after.startswith(prefix):
+        cut = after.find(delimiter, len(prefix))
+        if cut >= 0:
+            return after[: cut + len(delimiter)] + _AFTER_ALL
+    return after

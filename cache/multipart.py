@@ -1,0 +1,491 @@
+"""Multipart uploads: parts arrive in any order through any process, and become one object.
+
+A part is an inode without a name that holds the part's extents. Completing gives those extents to
+the object: no byte moves, whatever its size. In write_through a part also passes through to a
+multipart upload of the store as it arrives, so that completing costs one round trip there.
+Blocking, thread-safe; a part writer belongs to one thread at a time.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+
+import msgspec
+
+from cache import contents as bytes_of
+from cache import extents, namespace
+from cache.admission import Admission
+from cache.buckets import Buckets
+from cache.contents import Contents, Staged
+from cache.errors import (
+    CacheError,
+    InvalidPart,
+    NoSuchUpload,
+    StaleContent,
+    StoreNotFound,
+)
+from cache.index import Index, Table, Txn
+from cache.namespace import Place
+from cache.objects import Check, Object, Objects
+from cache.persist import Persister, stored_attributes
+from cache.records import (
+    Inode,
+    InodeFlag,
+    Kind,
+    ObjectAttributes,
+    Part,
+    UploadRecord,
+    WriteMode,
+    unpack,
+)
+from cache.stores.base import PartUpload, StoredObject
+
+PART_NUMBER_MAX = 10_000
+
+Parts = list[Part]
+UploadRecords = list[UploadRecord]
+
+
+def _upload_key(bucket: str, upload_id: str) -> bytes:
+    return bucket.encode() + b"\0" + upload_id.encode("utf-8", "replace")[:64]
+
+
+def _part_key(upload_id: str, number: int) -> bytes:
+    return upload_id.encode() + number.to_bytes(2, "big")
+
+
+class Uploads:
+    def __init__(
+        self,
+        index: Index,
+        contents: Contents,
+        buckets: Buckets,
+        objects: Objects,
+        persister: Persister,
+        admission: Admission,
+    ) -> None:
+        self._index = index
+        self._contents = contents
+        self._buckets = buckets
+        self._objects = objects
+        self._persister = persister
+        self._admission = admission
+
+    def create(
+        self,
+        bucket: str,
+        key: bytes,
+        *,
+        owner: str,
+        attributes: ObjectAttributes,
+        checksum_algorithm: str = "",
+    ) -> UploadRecord:
+        """Begin an upload. NoSuchBucket, InvalidKey; StoreUnavailable in write_through."""
+        namespace.check_key(key)
+        record = self._buckets.get(bucket)
+        self._buckets.check_writable(record)
+        token = ""
+        place = b""
+        if self._passes_through(bucket, key):
+            place = self._stored_key(record.root, key)
+            parts = self._buckets.store(record).begin_parts(
+                place, stored_attributes(_blank_inode(), attributes)
+            )
+            token = parts.token
+        upload = UploadRecord(
+            id=str(uuid.uuid4()),
+            bucket=bucket,
+            key=key,
+            initiated_ns=time.time_ns(),
+            owner=owner,
+            attributes=attributes,
+            checksum_algorithm=checksum_algorithm,
+            store_token=token,
+            store_key=place,
+        )
+        self._index.commit(
+            lambda txn: txn.put_record(Table.UPLOADS, _upload_key(bucket, upload.id), upload)
+        )
+        return upload
+
+    def _passes_through(self, bucket: str, key: bytes) -> bool:
+        mode = self._buckets.mode_of(self._buckets.get(bucket), key)
+        return mode in (WriteMode.WRITE_THROUGH, WriteMode.WRITE_AROUND)
+
+    def _stored_key(self, root: int, key: bytes) -> bytes:
+        with self._index.read() as txn:
+            place = namespace.locate(txn, root, key)
+            if place is None:
+                return key
+            return namespace.store_path_of(txn, place.parent, place.name)
+
+    def get(self, bucket: str, key: bytes, upload_id: str) -> UploadRecord:
+        """NoSuchBucket, NoSuchUpload; also for an upload of another key."""
+        with self._index.read() as txn:
+            self._buckets.find(txn, bucket)
+            return self._find(txn, bucket, key, upload_id)
+
+    @staticmethod
+    def _find(txn: Txn, bucket: str, key: bytes, upload_id: str) -> UploadRecord:
+        upload = txn.record(Table.UPLOADS, _upload_key(bucket, upload_id), UploadRecord)
+        if upload is None or upload.key != key or upload.id != upload_id:
+            raise NoSuchUpload(upload_id)
+        return upload
+
+    def list(self, bucket: str) -> UploadRecords:
+        """The uploads of a bucket, by key, then by time."""
+        prefix = _upload_key(bucket, "")
+        with self._index.read() as txn:
+            self._buckets.find(txn, bucket)
+            found = [unpack(v, UploadRecord) for _, v in txn.scan(Table.UPLOADS, prefix, prefix)]
+        return sorted(found, key=lambda upload: (upload.key, upload.initiated_ns, upload.id))
+
+    def parts(self, upload: UploadRecord, *, after: int = 0, limit: int = 1000) -> Parts:
+        """Parts with numbers above `after`, in order."""
+        with self._index.read() as txn:
+            self._find(txn, upload.bucket, upload.key, upload.id)
+            return self._parts(txn, upload, after, limit)
+
+    @staticmethod
+    def _parts(txn: Txn, upload: UploadRecord, after: int, limit: int) -> Parts:
+        found: Parts = []
+        start = _part_key(upload.id, min(after + 1, 0xFFFF))
+        for _, value in txn.scan(Table.PARTS, start, upload.id.encode()):
+            if len(found) >= limit:
+                break
+            found.append(unpack(value, Part))
+        return found
+
+    def part_writer(self, upload: UploadRecord, number: int, *, size_bytes: int) -> PartWriter:
+        """Begin a part of exactly size_bytes. DirtyLimit, InvalidPart for a bad number."""
+        if not 1 <= number <= PART_NUMBER_MAX:
+            raise InvalidPart(f"part number {number}")
+        if not upload.store_token:
+            self._admission.admit()
+        return PartWriter(self, upload, number, size_bytes)
+
+    def copy_part(
+        self,
+        upload: UploadRecord,
+        number: int,
+        source: Object,
+        start: int,
+        stop: int,
+        *,
+        etag: str,
+    ) -> Part:
+        """A part from bytes [start, stop) of an object: cached extents are shared where nothing
+        has to pass through to a store. StaleContent when the source was replaced."""
+        snapshot = self._contents.open(source.inode.id)
+        if snapshot is None or snapshot.inode.revision != source.inode.revision:
+            raise StaleContent(f"{source.key!r} was replaced while it was copied")
+        with snapshot:
+            shared = not upload.store_token and not snapshot.missing(start, stop)
+            if shared and not source.inode.flags & InodeFlag.INLINE and not source.inode.is_dir:
+                return self._share_part(upload, number, source, start, stop, etag)
+            writer = self.part_writer(upload, number, size_bytes=stop - start)
+            try:
+                for piece in snapshot.pieces(start, stop):
+                    writer.write(piece if isinstance(piece, bytes) else piece.read())
+                return writer.commit(etag=etag, checksums={})
+            finally:
+                writer.abort()
+
+    def _share_part(
+        self, upload: UploadRecord, number: int, source: Object, start: int, stop: int, etag: str
+    ) -> Part:
+        def change(txn: Txn) -> Part:
+            current = namespace.get(txn, source.inode.id)
+            if current.revision != source.inode.revision:
+                raise StaleContent(f"{source.key!r} was replaced while it was copied")
+            inode = self.new_part_inode(txn, stop - start)
+            extents.share(txn, current.id, start, stop, inode.id, 0, inode.revision)
+            return self.put_part(txn, upload, number, inode, etag, {}, "")
+
+        return self._index.commit(change)
+
+    @staticmethod
+    def new_part_inode(txn: Txn, size: int) -> Inode:
+        inode = namespace.new_inode(txn, Kind.FILE, mode=0, uid=0, gid=0)
+        return msgspec.structs.replace(inode, size=size)
+
+    def put_part(
+        self,
+        txn: Txn,
+        upload: UploadRecord,
+        number: int,
+        inode: Inode,
+        etag: str,
+        checksums: dict[str, str],
+        store_tag: str,
+    ) -> Part:
+        """Enter a part, in place of an earlier one of its number."""
+        self._find(txn, upload.bucket, upload.key, upload.id)
+        key = _part_key(upload.id, number)
+        earlier = txn.record(Table.PARTS, key, Part)
+        if earlier is not None:
+            _drop_part(txn, earlier)
+        namespace.put(txn, inode)
+        part = Part(number, inode.id, inode.size, etag, time.time_ns(), checksums, store_tag)
+        txn.put_record(Table.PARTS, key, part)
+        return part
+
+    def complete(
+        self,
+        upload: UploadRecord,
+        parts: Parts,
+        *,
+        etag: str,
+        attributes: ObjectAttributes,
+        check: Check | None = None,
+    ) -> Object:
+        """Make the object of the parts, in their order. InvalidPart when one was replaced since
+        it was listed; raises what `check` raises. O(extents)."""
+        bucket = self._buckets.get(upload.bucket)
+        self._objects.precheck(bucket, upload.key, check)
+        if upload.store_token:
+            return self._complete_through(upload, parts, etag, attributes, check)
+        mode = self._buckets.mode_of(bucket, upload.key)
+
+        def change(txn: Txn) -> tuple[Object, Place]:
+            mark = mode != WriteMode.TRANSIENT
+            return self._publish(txn, upload, parts, etag, attributes, check, None, mark=mark)
+
+        found, place = self._index.commit(change)
+        if mode in (WriteMode.WRITE_THROUGH, WriteMode.WRITE_AROUND):
+            self._persister.persist(place)
+        return found
+
+    def _complete_through(
+        self,
+        upload: UploadRecord,
+        parts: Parts,
+        etag: str,
+        attributes: ObjectAttributes,
+        check: Check | None,
+    ) -> Object:
+        bucket = self._buckets.get(upload.bucket)
+        place, key = self._objects.intend(bucket, upload.key)
+        if key != upload.store_key:
+            raise StaleContent(f"a directory above {upload.key!r} was renamed during the upload")
+        inode = msgspec.structs.replace(
+            _blank_inode(), size=sum(part.size for part in parts), etag=etag
+        )
+        with self._persister.holding(place.bucket, key):
+            stored = self._resume(upload).commit(
+                [(part.number, part.store_tag) for part in parts],
+                stored_attributes(inode, attributes),
+            )
+            return self._index.commit(
+                lambda txn: self._publish(
+                    txn, upload, parts, etag, attributes, check, stored, mark=False
+                )
+            )[0]
+
+    def _publish(
+        self,
+        txn: Txn,
+        upload: UploadRecord,
+        parts: Parts,
+        etag: str,
+        attributes: ObjectAttributes,
+        check: Check | None,
+        stored: StoredObject | None,
+        *,
+        mark: bool,
+    ) -> tuple[Object, Place]:
+        self._find(txn, upload.bucket, upload.key, upload.id)
+        for part in parts:
+            if txn.record(Table.PARTS, _part_key(upload.id, part.number), Part) != part:
+                raise InvalidPart(f"part {part.number} was replaced")
+
+        def fill(txn: Txn, inode: Inode) -> InodeFlag:
+            extents.drop(txn, inode.id)
+            at = 0
+            for part in parts:
+                extents.move(txn, part.inode, inode.id, at, inode.revision)
+                at += part.size
+            return InodeFlag(inode.flags) & ~InodeFlag.INLINE
+
+        result = self._objects.publish(
+            txn,
+            self._buckets.find(txn, upload.bucket),
+            upload.key,
+            fill=fill,
+            size=sum(part.size for part in parts),
+            etag=etag,
+            attributes=attributes,
+            check=check,
+            stored=stored,
+            mark=mark,
+        )
+        _forget(txn, upload)
+        return result
+
+    def abort(self, upload: UploadRecord) -> None:
+        """Forget the upload and free its parts, here and in the store. NoSuchUpload if another
+        did. A part that arrives later is refused."""
+
+        def change(txn: Txn) -> None:
+            self._find(txn, upload.bucket, upload.key, upload.id)
+            _forget(txn, upload)
+
+        if upload.store_token:
+            self._resume(upload).abort()
+        self._index.commit(change, grows=False)
+
+    def _resume(self, upload: UploadRecord) -> PartUpload:
+        bucket = self._buckets.get(upload.bucket)
+        return self._buckets.store(bucket).resume_parts(upload.store_key, upload.store_token)
+
+
+def _drop_part(txn: Txn, part: Part) -> None:
+    bytes_of.drop_bytes(txn, part.inode)
+    txn.delete(Table.INODES, namespace.key_bytes(part.inode))
+
+
+def _forget(txn: Txn, upload: UploadRecord) -> None:
+    prefix = upload.id.encode()
+    for key, value in list(txn.scan(Table.PARTS, prefix, prefix)):
+        _drop_part(txn, unpack(value, Part))
+        txn.delete(Table.PARTS, key)
+    txn.delete(Table.UPLOADS, _upload_key(upload.bucket, upload.id))
+
+
+def _blank_inode() -> Inode:
+    now = time.time_ns()
+    return Inode(
+        id=0,
+        kind=Kind.FILE,
+        mode=0o644,
+        uid=0,
+        gid=0,
+        size=0,
+        nlink=1,
+        atime_ns=now,
+        mtime_ns=now,
+        ctime_ns=now,
+    )
+
+
+class _Pump:
+    """Turns pushed chunks into the iterator that a store pulls from, in its own thread."""
+
+    def __init__(self, parts: PartUpload, number: int, size_bytes: int) -> None:
+        self._chunks: queue.Queue[bytes | None] = queue.Queue(maxsize=2)
+        self._error: BaseException | None = None
+        self._cancelled = False
+        self.tag = ""
+        self._thread = threading.Thread(
+            target=self._run, args=(parts, number, size_bytes), name="part", daemon=True
+        )
+        self._thread.start()
+
+    def _run(self, parts: PartUpload, number: int, size_bytes: int) -> None:
+        try:
+            self.tag = parts.write_part(number, self._arriving(), size_bytes)
+        except BaseException as exc:
+            self._error = exc
+            while not self._cancelled and self._chunks.get() is not None:
+                pass  # let the pusher finish; it meets the error in the end
+
+    def _arriving(self) -> Iterator[bytes]:
+        while (chunk := self._chunks.get()) is not None:
+            yield chunk
+        if self._cancelled:
+            raise InvalidPart("the client broke off")
+
+    def push(self, chunk: bytes) -> None:
+        if self._error is not None:
+            raise self._error
+        self._chunks.put(chunk)
+
+    def finish(self) -> str:
+        self._chunks.put(None)
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        return self.tag
+
+    def cancel(self) -> None:
+        """End the store's part early: it sees a body that breaks off, and drops it."""
+        self._cancelled = True
+        self._chunks.put(None)
+        self._thread.join()
+
+
+class PartWriter:
+    """One part on its way. One thread at a time; nothing is visible before commit()."""
+
+    def __init__(
+        self, uploads: Uploads, upload: UploadRecord, number: int, size_bytes: int
+    ) -> None:
+        self._uploads = uploads
+        self._upload = upload
+        self._number = number
+        self._size_bytes = size_bytes
+        self._written = 0
+        stream = "fill" if upload.store_token else "dirty"
+        self._staged: Staged | None = uploads._contents.stage(size_bytes, stream=stream)
+        self._staged.never_inline()
+        self._pump = (
+            _Pump(uploads._resume(upload), number, size_bytes) if upload.store_token else None
+        )
+
+    def write(self, chunk: bytes | bytearray | memoryview) -> None:
+        """Append; as ObjectWriter.write."""
+        self._written += len(chunk)
+        if self._written > self._size_bytes:
+            raise InvalidPart(f"part {self._number} is longer than announced")
+        if self._staged is not None:
+            try:
+                self._staged.write(chunk)
+            except CacheError:
+                if self._pump is None:
+                    raise
+                self._staged.release()
+                self._staged = None
+        if self._pump is not None:
+            self._pump.push(bytes(chunk))
+
+    def commit(self, *, etag: str, checksums: dict[str, str]) -> Part:
+        """Enter the part into its upload, durably. NoSuchUpload if that is gone meanwhile."""
+        if self._written != self._size_bytes:
+            raise InvalidPart(f"part {self._number} has {self._written} bytes")
+        tag = ""
+        if self._pump is not None:
+            pump, self._pump = self._pump, None
+            try:
+                tag = pump.finish()
+            except StoreNotFound as exc:
+                raise NoSuchUpload(self._upload.id) from exc
+        staged = self._staged
+        if staged is not None:
+            staged.finish()
+
+        def change(txn: Txn) -> Part:
+            inode = Uploads.new_part_inode(txn, self._written)
+            if staged is not None:
+                extents.attach(txn, inode.id, staged.extents(inode.revision))
+            return self._uploads.put_part(
+                txn, self._upload, self._number, inode, etag, checksums, tag
+            )
+
+        syncs = [] if staged is None else staged.segments
+        try:
+            return self._uploads._index.commit(change, syncs=syncs)
+        finally:
+            if staged is not None:
+                staged.release()
+
+    def abort(self) -> None:
+        """Give the part up, if it was not committed. Idempotent."""
+        if self._staged is not None:
+            self._staged.release()
+        if self._pump is not None:
+            pump, self._pump = self._pump, None
+            pump.cancel()

@@ -1,0 +1,408 @@
+"""Names: what leads to which inode, for both doors.
+
+Functions of a transaction over the dentry tree of cache/names.py. They keep what must always hold:
+a directory's link count, the times of a directory whose names change, that an implicit directory
+vanishes with its last name, that an inode without a name becomes an orphan, that a name that
+differs from the store is in the queue, and that the mount learns what its kernel must forget.
+
+`a` and `a/` may both exist, as S3 allows; the mount shows the directory.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import msgspec
+
+from cache import dirty, names
+from cache.changes import Change
+from cache.errors import InvalidKey, NameTooLong, NoSuchInode, NotADirectory
+from cache.index import Table, Txn
+from cache.records import (
+    ROOT,
+    Dentry,
+    Inode,
+    InodeFlag,
+    InodeId,
+    Kind,
+    ObjectAttributes,
+    Stored,
+)
+
+NO_ATTRIBUTES = ObjectAttributes()
+KEY_MAX = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A name in the tree: its dentry's parent and name (with `/` for a directory)."""
+
+    bucket: int  # inode id of the bucket's root directory
+    parent: int
+    name: bytes
+
+
+def key_bytes(inode: int) -> bytes:
+    return inode.to_bytes(8, "big")
+
+
+def get(txn: Txn, inode: int) -> Inode:
+    found = txn.record(Table.INODES, key_bytes(inode), Inode)
+    if found is None:
+        raise NoSuchInode(inode)
+    return found
+
+
+def put(txn: Txn, inode: Inode) -> None:
+    txn.put_record(Table.INODES, key_bytes(inode.id), inode)
+
+
+def update(txn: Txn, inode: Inode, **fields: object) -> Inode:
+    changed = msgspec.structs.replace(inode, **fields)
+    put(txn, changed)
+    return changed
+
+
+def new_inode(
+    txn: Txn, kind: Kind, *, mode: int, uid: int, gid: int, now_ns: int | None = None
+) -> Inode:
+    """An inode without a name yet; not stored."""
+    now_ns = time.time_ns() if now_ns is None else now_ns
+    return Inode(
+        id=txn.next_id(),
+        kind=kind,
+        mode=mode,
+        uid=uid,
+        gid=gid,
+        size=0,
+        nlink=2 if kind == Kind.DIRECTORY else 1,
+        atime_ns=now_ns,
+        mtime_ns=now_ns,
+        ctime_ns=now_ns,
+        revision=1,
+        attributes_revision=1,
+    )
+
+
+def object_attributes(txn: Txn, inode: Inode) -> ObjectAttributes:
+    if not inode.flags & InodeFlag.OBJECT:
+        return NO_ATTRIBUTES
+    found = txn.record(Table.OBJECTS, key_bytes(inode.id), ObjectAttributes)
+    return found if found is not None else NO_ATTRIBUTES
+
+
+def put_object_attributes(txn: Txn, inode: Inode, attributes: ObjectAttributes) -> Inode:
+    """Attach attributes; returns the inode with its flag, which the caller stores."""
+    if attributes == NO_ATTRIBUTES:
+        txn.delete(Table.OBJECTS, key_bytes(inode.id))
+        return msgspec.structs.replace(inode, flags=inode.flags & ~InodeFlag.OBJECT)
+    txn.put_record(Table.OBJECTS, key_bytes(inode.id), attributes)
+    return msgspec.structs.replace(inode, flags=inode.flags | InodeFlag.OBJECT)
+
+
+# ------------------------------------------------------------------------------------ finding
+
+
+def lookup(txn: Txn, parent: int, name: bytes) -> tuple[bytes, Inode] | None:
+    """What the mount shows under a name (given without `/`), with its dentry name: the directory
+    where both exist."""
+    for dentry_name in (name + b"/", name):
+        dentry = names.find(txn, parent, dentry_name)
+        if dentry is not None:
+            return dentry_name, get(txn, dentry.inode)
+    return None
+
+
+def check_key(key: bytes) -> None:
+    """InvalidKey unless S3 allows the key."""
+    if not 0 < len(key) <= KEY_MAX:
+        raise InvalidKey(f"a key has 1 to {KEY_MAX} bytes, this one {len(key)}")
+
+
+def resolve(txn: Txn, root: int, key: bytes) -> Inode | None:
+    """The inode under an S3 key; a key that ends in `/` means an explicit directory."""
+    found = locate(txn, root, key)
+    if found is None:
+        return None
+    dentry = names.find(txn, found.parent, found.name)
+    if dentry is None:
+        return None
+    inode = get(txn, dentry.inode)
+    return None if inode.is_dir and not inode.explicit else inode
+
+
+def locate(txn: Txn, root: int, key: bytes) -> Place | None:
+    """Where the key's dentry is, or would be: None if a directory on its way is missing."""
+    directories, last = names.split_key(key)
+    parent = root
+    for name in directories:
+        dentry = names.find(txn, parent, name)
+        if dentry is None:
+            return None
+        parent = dentry.inode
+    return Place(root, parent, last)
+
+
+def directory_at(txn: Txn, root: int, prefix: bytes) -> int | None:
+    """The directory that a prefix ending in `/` (or empty) names."""
+    if not prefix:
+        return root
+    place = locate(txn, root, prefix)
+    dentry = None if place is None else names.find(txn, place.parent, place.name)
+    return None if dentry is None else dentry.inode
+
+
+def path_of(txn: Txn, parent: int, name: bytes) -> tuple[int, bytes]:
+    """(bucket root, key) of a dentry."""
+    parts = [name]
+    while True:
+        inode = get(txn, parent)
+        if inode.parent in (0, ROOT):
+            return parent, b"".join(reversed(parts))
+        parts.append(inode.name)
+        parent = inode.parent
+
+
+def store_path_of(txn: Txn, parent: int, name: bytes) -> bytes:
+    """The key under which the store knows a dentry: a renamed directory keeps its old name there
+    until the store has followed (cache/persist.py)."""
+    parts = [name]
+    while True:
+        inode = get(txn, parent)
+        if inode.parent in (0, ROOT):
+            return b"".join(reversed(parts))
+        if inode.stored is not None:
+            parts.append(inode.stored.name)
+            parent = inode.stored.parent
+        else:
+            parts.append(inode.name)
+            parent = inode.parent
+
+
+def store_owner(txn: Txn, root: int, key: bytes) -> int | None:
+    """The inode whose object lies, or is to lie, under this key of the store; None if nobody's."""
+    directories, last = names.split_key(key)
+    node = root
+    for name in [*directories, last]:
+        away = dirty.away_at(txn, node, name)
+        if away is None:
+            dentry = names.find(txn, node, name)
+            if dentry is None:
+                return None
+            away = dentry.inode
+        node = away
+    return node
+
+
+def bucket_of(txn: Txn, parent: int) -> int:
+    return path_of(txn, parent, b"")[0]
+
+
+# ------------------------------------------------------------------------------------ changing
+
+
+def make_directories(
+    txn: Txn, root: int, directories: list[bytes], *, mode: int, uid: int, gid: int
+) -> int:
+    """Walk to the last directory, adding implicit ones where they are missing; its inode id."""
+    parent = root
+    for name in directories:
+        dentry = names.find(txn, parent, name)
+        if dentry is not None:
+            parent = dentry.inode
+            continue
+        above = get(txn, parent)
+        inode = msgspec.structs.replace(
+            new_inode(txn, Kind.DIRECTORY, mode=mode, uid=uid, gid=gid),
+            explicit=False,
+            # What was never listed may exist in the store; below a known directory it cannot.
+            listed_ns=time.time_ns() if above.listed_ns else 0,
+        )
+        enter(txn, parent, name, inode)
+        parent = inode.id
+    return parent
+
+
+def enter(txn: Txn, parent: int, name: bytes, inode: Inode) -> Inode:
+    """Give an inode a name that is free. Stores the inode with its back reference."""
+    inode = msgspec.structs.replace(inode, parent=parent, name=name)
+    put(txn, inode)
+    names.put(txn, parent, name, Dentry(inode.id, inode.kind))
+    _touch_parent(txn, parent, links=1 if inode.is_dir else 0)
+    announce(txn, parent, name)
+    return inode
+
+
+def leave(txn: Txn, parent: int, name: bytes, inode: Inode) -> Inode:
+    """Take a name from an inode; without any left it becomes an orphan, reaped later."""
+    names.delete(txn, parent, name)
+    _touch_parent(txn, parent, links=-1 if inode.is_dir else 0)
+    announce(txn, parent, name)
+    nlink = 0 if inode.is_dir else inode.nlink - 1
+    inode = msgspec.structs.replace(inode, ctime_ns=time.time_ns(), nlink=nlink)
+    if nlink == 0:
+        # The back reference stays: entries of the queue below a removed directory still need
+        # its path. The sequence tells when no such entry can be left (cache/recovery.py).
+        sequence = txn.get(Table.META, b"next_sequence") or b""
+        txn.put(Table.ORPHANS, key_bytes(inode.id), sequence)
+    else:
+        txn.changes.append(Change(0, b"", inode.id))
+        txn.delete(Table.LINKS, link_key(inode.id, parent, name))
+        others = links(txn, inode)
+        if (inode.parent, inode.name) == (parent, name):
+            inode = msgspec.structs.replace(inode, parent=others[0][0], name=others[0][1])
+        if nlink == 1:
+            txn.delete(Table.LINKS, link_key(inode.id, *others[0]))
+    put(txn, inode)
+    return inode
+
+
+def add_link(txn: Txn, inode: Inode, parent: int, name: bytes) -> Inode:
+    """Give a file one more name. All names of an inode with several are rows of `links`."""
+    for above, link in ((inode.parent, inode.name), (parent, name)):
+        txn.put(Table.LINKS, link_key(inode.id, above, link), link)
+    inode = update(txn, inode, nlink=inode.nlink + 1, ctime_ns=time.time_ns())
+    names.put(txn, parent, name, Dentry(inode.id, inode.kind))
+    _touch_parent(txn, parent, links=0)
+    announce(txn, parent, name)
+    txn.changes.append(Change(0, b"", inode.id))
+    return inode
+
+
+def detach(txn: Txn, parent: int, name: bytes, inode: Inode) -> None:
+    """Take a name from an inode that is about to get another: rename."""
+    names.delete(txn, parent, name)
+    if inode.nlink > 1 and not inode.is_dir:
+        txn.delete(Table.LINKS, link_key(inode.id, parent, name))
+    _touch_parent(txn, parent, links=-1 if inode.is_dir else 0)
+    announce(txn, parent, name)
+
+
+def attach(txn: Txn, parent: int, name: bytes, inode: Inode, *, primary: bool) -> Inode:
+    """The other half of detach. primary: the name that the back reference names moves."""
+    if inode.nlink > 1 and not inode.is_dir:
+        txn.put(Table.LINKS, link_key(inode.id, parent, name), name)
+    fields: dict[str, object] = {"ctime_ns": time.time_ns()}
+    if primary:
+        fields |= {"parent": parent, "name": name}
+    inode = update(txn, inode, **fields)
+    names.put(txn, parent, name, Dentry(inode.id, inode.kind))
+    _touch_parent(txn, parent, links=1 if inode.is_dir else 0)
+    announce(txn, parent, name)
+    txn.changes.append(Change(0, b"", inode.id))
+    return inode
+
+
+def links(txn: Txn, inode: Inode) -> list[tuple[int, bytes]]:
+    """All (parent, name) of a file."""
+    prefix = key_bytes(inode.id)
+    rows = list(txn.scan(Table.LINKS, prefix, prefix))
+    if not rows:
+        return [(inode.parent, inode.name)]
+    return [(int.from_bytes(key[8:16], "big"), name) for key, name in rows]
+
+
+def link_key(inode: int, parent: int, name: bytes) -> bytes:
+    return key_bytes(inode) + dirty.place_key(parent, name)
+
+
+def announce(txn: Txn, parent: int, name: bytes) -> None:
+    """The mount must forget what it knows under this name, and the directory's attributes."""
+    plain = name.removesuffix(b"/")
+    if names.is_posix_name(plain):
+        txn.changes.append(Change(parent, plain, 0))
+    txn.changes.append(Change(0, b"", parent))
+
+
+def prune(txn: Txn, bucket: int, directory: int) -> None:
+    """Remove implicit directories that became empty, upward."""
+    while directory != bucket:
+        inode = get(txn, directory)
+        if inode.explicit or not names.is_empty(txn, directory):
+            return
+        above, name = inode.parent, inode.name
+        leave(txn, above, name, inode)
+        # On a store with real directories the empty one must go too.
+        mark(txn, Place(bucket, above, name), 0)
+        if inode.stored is not None:
+            dirty.come_home(txn, inode.stored.parent, inode.stored.name, inode.id)
+        directory = above
+
+
+def mark(txn: Txn, place: Place, size: int, former: Inode | None = None) -> None:
+    """Queue the name: its object may differ from the store's by `size` bytes. former: the inode
+    that the name has just lost, whose object is the one still there."""
+    base = ""
+    if former is not None and former.stored is not None:
+        stored = former.stored
+        if (stored.parent, stored.name) == (place.parent, place.name):
+            base = stored.version
+    dirty.mark(txn, place.bucket, place.parent, place.name, size, base)
+
+
+def moved(txn: Txn, inode: Inode, old: Place, new: Place) -> Inode:
+    """After a rename: remember where the store has the inode, until it has followed."""
+    stored = inode.stored
+    if stored is None and inode.is_dir:
+        # An implicit directory has no object, but the keys below it carry its old name.
+        stored = Stored(old.parent, old.name, "", 0, inode.revision, inode.attributes_revision)
+    if stored is not None:
+        if (stored.parent, stored.name) == (new.parent, new.name):
+            dirty.come_home(txn, stored.parent, stored.name, inode.id)
+        else:
+            dirty.send_away(txn, stored.parent, stored.name, inode.id)
+    return update(txn, inode, stored=stored)
+
+
+def discard(txn: Txn, inode: Inode) -> None:
+    """Remove all rows of an orphan but its bytes (contents.drop_bytes)."""
+    key = key_bytes(inode.id)
+    txn.delete(Table.ORPHANS, key)
+    txn.delete(Table.OBJECTS, key)
+    if inode.flags & InodeFlag.XATTRS:
+        for row, _ in list(txn.scan(Table.XATTRS, key, key)):
+            txn.delete(Table.XATTRS, row)
+    if inode.stored is not None:
+        dirty.come_home(txn, inode.stored.parent, inode.stored.name, inode.id)
+    txn.delete(Table.INODES, key)
+
+
+def require_directory(inode: Inode) -> Inode:
+    if not inode.is_dir:
+        raise NotADirectory(f"inode {inode.id}")
+    return inode
+
+
+def check_name(name: bytes) -> None:
+    """NameTooLong for what the mount cannot create."""
+    if len(name) > 255:
+        raise NameTooLong(f"{len(name)} bytes")
+
+
+def ensure_root(txn: Txn) -> None:
+    """The directory above the buckets."""
+    if txn.get(Table.INODES, key_bytes(ROOT)) is None:
+        now = time.time_ns()
+        put(
+            txn,
+            Inode(
+                id=InodeId(ROOT),
+                kind=Kind.DIRECTORY,
+                mode=0o755,
+                uid=0,
+                gid=0,
+                size=0,
+                nlink=2,
+                atime_ns=now,
+                mtime_ns=now,
+                ctime_ns=now,
+                listed_ns=now,
+            ),
+        )
+
+
+def _touch_parent(txn: Txn, parent: int, links: int) -> None:
+    above = get(txn, parent)
+    now = time.time_ns()
+    update(txn, above, mtime_ns=now, ctime_ns=now, nlink=above.nlink + links)

@@ -1,0 +1,502 @@
+"""Bytes of inodes that are open through the mount: reads, and writes that are not published yet.
+
+Only the mount process uses this. What is written goes to the dirty segments at once and into an
+overlay over the published bytes; close, fsync and a bound on the overlay publish it in one change,
+from which on the S3 door sees it. There is one OpenFile for an inode, however often it is open.
+Blocking, thread-safe; the lock of an OpenFile is held over its disk writes and its publication.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterator
+
+import msgspec
+
+from cache import dirty, extents, namespace
+from cache.admission import Admission
+from cache.buckets import Buckets
+from cache.contents import INLINE_MAX, Contents, FileRange, Snapshot
+from cache.errors import IsADirectory, NoSuchInode
+from cache.fetch import Fetcher
+from cache.index import Index, Table, Txn
+from cache.namespace import Place
+from cache.overlay import Overlay
+from cache.persist import Persister
+from cache.records import ZEROS, Extent, Inode, InodeFlag, Kind, WriteMode
+from cache.segments import Reservation, Segments
+
+log = logging.getLogger(__name__)
+
+EMPTY_ETAG = hashlib.md5(b"", usedforsecurity=False).hexdigest()
+_OVERLAY_MAX = 2048
+_ADMIT_EVERY_BYTES = 8 << 20
+_SNAPSHOT_AGE_S = 1.0
+_READ_AHEAD_MAX = 32 << 20
+
+
+class OpenFiles:
+    def __init__(
+        self,
+        index: Index,
+        segments: Segments,
+        contents: Contents,
+        buckets: Buckets,
+        fetcher: Fetcher,
+        persister: Persister,
+        admission: Admission,
+    ) -> None:
+        self.index = index
+        self.segments = segments
+        self.contents = contents
+        self.buckets = buckets
+        self.fetcher = fetcher
+        self.persister = persister
+        self.admission = admission
+        self._lock = threading.Lock()
+        self._open: dict[int, OpenFile] = {}
+
+    def open(self, inode: int, *, write: bool) -> OpenFile:
+        """The inode's OpenFile, counted; release() it once for each open. NoSuchInode,
+        IsADirectory, NotPermitted in a read-only bucket."""
+        with self.index.read() as txn:
+            record = namespace.get(txn, inode)
+            if record.is_dir:
+                raise IsADirectory(f"inode {inode}")
+            if write and record.nlink:
+                root = namespace.bucket_of(txn, record.parent)
+                self.buckets.check_writable(self.buckets.of_root(txn, root))
+        with self._lock:
+            found = self._open.get(inode)
+            if found is None:
+                found = self._open[inode] = OpenFile(self, record)
+            found.users += 1
+            return found
+
+    def release(self, file: OpenFile) -> None:
+        """Count down; the last one publishes what is left and forgets the file."""
+        with self._lock:
+            file.users -= 1
+            if file.users:
+                return
+        try:
+            file.publish()
+        finally:
+            with self._lock:
+                if not file.users:
+                    self._open.pop(file.inode_id, None)
+
+    def held(self) -> set[int]:
+        """Inodes that are open."""
+        with self._lock:
+            return set(self._open)
+
+    @contextlib.contextmanager
+    def _opened(self, inode: int) -> Iterator[OpenFile]:
+        file = self.open(inode, write=True)
+        try:
+            yield file
+        finally:
+            self.release(file)
+
+    def truncate(self, inode: int, size: int) -> Inode:
+        """Cut or extend with zeros, published at once."""
+        with self._opened(inode) as file:
+            return file.truncate(size)
+
+    def size_of(self, inode: Inode) -> Inode:
+        """The attributes with what is written and not published yet."""
+        file = self._open.get(inode.id)
+        return inode if file is None else file.attributes(inode)
+
+    def publish_all(self) -> None:
+        """Before the mount ends: publish every open file."""
+        with self._lock:
+            files = list(self._open.values())
+        for file in files:
+            file.publish()
+
+
+class OpenFile:
+    """One open inode. See the module docstring."""
+
+    def __init__(self, shared: OpenFiles, inode: Inode) -> None:
+        self._shared = shared
+        self.inode_id = inode.id
+        self.users = 0
+        self._lock = threading.RLock()
+        self._size = inode.size
+        self._mtime_ns = 0  # of the last write that is not published
+        self._overlay = Overlay()
+        self._reservations: dict[tuple[int, int], Reservation] = {}
+        self._run: Reservation | None = None
+        self._run_start = 0
+        self._image: bytearray | None = None  # the whole file, while it is small enough for inline
+        self._changed = False
+        self._md5 = hashlib.md5(usedforsecurity=False)
+        self._md5_at: int | None = 0 if inode.size == 0 else None
+        self._unadmitted = _ADMIT_EVERY_BYTES
+        self._snapshot: Snapshot | None = None
+        self._snapshot_until = 0.0
+        self._read_stop = -1
+        self._ahead_stop = 0
+        self._ahead = 0
+        if inode.size <= INLINE_MAX and (inode.size == 0 or inode.flags & InodeFlag.INLINE):
+            with shared.index.read() as txn:
+                row = txn.get(Table.INLINE, namespace.key_bytes(inode.id))
+            self._image = bytearray(row or b"")
+
+    # ------------------------------------------------------------------ reading
+
+    def cached(self, start: int, length: int) -> bytes | None:
+        """The bytes, if they are in memory: never blocks. None: call read() in a thread."""
+        if not self._lock.acquire(blocking=False):
+            return None
+        try:
+            stop = min(self._size, start + length)
+            if start >= stop:
+                return b""
+            if self._image is not None:
+                return bytes(self._image[start:stop])
+            snapshot = self._snapshot
+            if self._overlay or snapshot is None or time.monotonic() > self._snapshot_until:
+                return None
+            pieces = snapshot.cached(start, stop)
+        finally:
+            self._lock.release()
+        if pieces is None:
+            return None
+        return _read_nowait(pieces)
+
+    def read(self, start: int, length: int) -> bytes:
+        """Up to length bytes from `start`; shorter only at the end of the file. Blocks, may fetch.
+
+        StaleContent, ExtentCorrupt, a StoreError."""
+        with self._lock:
+            stop = min(self._size, start + length)
+            if start >= stop:
+                return b""
+            if self._image is not None:
+                return bytes(self._image[start:stop])
+            over = self._overlay.within(start, stop)
+            parts = [(e.start, self._read_extent(e)) for e in over]
+            snapshot = self._current_snapshot()
+            gaps = extents.holes(over, start, stop)
+        self._read_ahead(snapshot, start, stop)
+        for gap_start, gap_stop in gaps:
+            parts.append((gap_start, self._read_published(snapshot, gap_start, gap_stop)))
+        parts.sort()
+        return b"".join(data for _, data in parts)
+
+    def _read_published(self, snapshot: Snapshot, start: int, stop: int) -> bytes:
+        published = min(stop, snapshot.size)
+        data = snapshot.read(start, published) if start < published else b""
+        return data + bytes(stop - start - len(data))
+
+    def _read_extent(self, extent: Extent) -> bytes:
+        if extent.segment == ZEROS:
+            return bytes(extent.length)
+        reservation = self._reservations[extent.segment, extent.offset]
+        return os.pread(reservation.segment.fd, extent.length, extent.file_offset)
+
+    def _current_snapshot(self) -> Snapshot:
+        """What is published, as of at most a moment ago: the reclaimer moves extents, and a
+        snapshot held for long would keep dead segments on the disk."""
+        now = time.monotonic()
+        if self._snapshot is None or now > self._snapshot_until:
+            snapshot = self._shared.contents.open(self.inode_id)
+            if snapshot is None:
+                raise NoSuchInode(self.inode_id)
+            self._snapshot = snapshot
+            self._snapshot_until = now + _SNAPSHOT_AGE_S
+        return self._snapshot
+
+    def _read_ahead(self, snapshot: Snapshot, start: int, stop: int) -> None:
+        """Fetch ahead of a reader in order, twice as far each time it comes to the end of that."""
+        if start != self._read_stop:
+            self._ahead, self._ahead_stop = 0, stop
+        self._read_stop = stop
+        if not snapshot.missing(start, min(snapshot.size, stop)):
+            ahead = snapshot.missing(stop, min(snapshot.size, stop + (self._ahead or 1)))
+            if not ahead:
+                return
+        self._snapshot_until = 0.0  # what is fetched now is in the next snapshot
+        if stop + self._ahead // 2 >= self._ahead_stop:
+            self._ahead = min(_READ_AHEAD_MAX, max(2 * self._ahead, 4 << 20))
+            begin = max(stop, self._ahead_stop)
+            end = min(snapshot.size, stop + self._ahead)
+            if begin < end and snapshot.inode.stored is not None:
+                self._shared.fetcher.prefetch(snapshot.inode, begin, end)
+                self._ahead_stop = end
+
+    # ------------------------------------------------------------------ writing
+
+    def write(self, start: int, data: bytes) -> int:
+        """Write at `start`; zeros fill a gap behind the end. Blocks. OutOfSpace classes."""
+        with self._lock:
+            self._admit(len(data))
+            if start > self._size:
+                self._extend(start)
+            self._hash(start, data)
+            self._mtime_ns = time.time_ns()
+            self._changed = True
+            stop = start + len(data)
+            if self._image is not None:
+                if stop <= INLINE_MAX:
+                    self._image[start:stop] = data
+                    self._size = max(self._size, stop)
+                    return len(data)
+                image, self._image = bytes(self._image), None
+                self._append(0, memoryview(image))
+            self._append(start, memoryview(data))
+            self._size = max(self._size, stop)
+            if len(self._overlay) >= _OVERLAY_MAX:
+                self.publish()
+            return len(data)
+
+    def _admit(self, length: int) -> None:
+        self._unadmitted += length
+        if self._unadmitted >= _ADMIT_EVERY_BYTES:
+            self._shared.admission.admit()
+            self._unadmitted = 0
+
+    def _extend(self, size: int) -> None:
+        """Zeros from the present end on."""
+        if self._image is not None and size <= INLINE_MAX:
+            self._image += bytes(size - len(self._image))
+        else:
+            if self._image is not None:
+                image, self._image = bytes(self._image), None
+                self._append(0, memoryview(image))
+            self._overlay.insert(Extent(self._size, size - self._size, ZEROS, 0, 0, 0, 0, 0))
+        self._md5_at = None
+        self._size = size
+        self._changed = True
+
+    def _hash(self, start: int, data: bytes) -> None:
+        """The ETag is the MD5 as long as the file is written front to back."""
+        if self._md5_at is None:
+            return
+        if start == self._md5_at:
+            self._md5.update(data)
+            self._md5_at += len(data)
+        else:
+            self._md5_at = None
+
+    def _append(self, start: int, view: memoryview) -> None:
+        while view:
+            run = self._run
+            if run is None or not run.room or self._run_start + run.written != start:
+                run = self._begin_run(start, len(view))
+            part = view[: run.room]
+            run.write(part)
+            self._overlay.insert(
+                Extent(
+                    start,
+                    len(part),
+                    run.segment.id,
+                    run.offset,
+                    run.length,
+                    0,
+                    start - self._run_start,
+                    0,
+                )
+            )
+            start += len(part)
+            view = view[len(part) :]
+
+    def _begin_run(self, start: int, length: int) -> Reservation:
+        follows = self._run is not None and self._run_start + self._run.written == start
+        if follows and self._run is not None:
+            length = max(length, 2 * self._run.length)
+        self._end_run()
+        stream = self._shared.segments.dirty
+        run = stream.reserve(min(length, self._shared.segments.extent_max))
+        self._run, self._run_start = run, start
+        self._reservations[run.segment.id, run.offset] = run
+        return run
+
+    def _end_run(self) -> None:
+        if self._run is not None:
+            self._run.trim()
+            self._run = None
+
+    def truncate(self, size: int) -> Inode:
+        """Set the size, published at once. Blocks."""
+        with self._lock:
+            if size < self._size:
+                self._cut(size)
+            elif size > self._size:
+                self._extend(size)
+            self._mtime_ns = time.time_ns()
+            self._changed = True
+            return self.publish()
+
+    def _cut(self, size: int) -> None:
+        if self._image is not None:
+            del self._image[size:]
+            self._size = size
+        else:
+            self.publish()
+            self._publish_cut(size)
+        self._md5 = hashlib.md5(usedforsecurity=False)
+        self._md5_at = 0 if size == 0 else None
+        if size == 0:
+            self._image = bytearray()
+
+    def _publish_cut(self, size: int) -> None:
+        def change(txn: Txn) -> None:
+            inode = namespace.get(txn, self.inode_id)
+            extents.punch(txn, inode.id, size, max(size, inode.size))
+            inode = namespace.update(txn, inode, size=size, revision=inode.revision + 1)
+            mark_all(txn, self._shared.buckets, inode)
+
+        self._shared.index.commit(change)
+        self._size = size
+        self._snapshot = None
+
+    # ------------------------------------------------------------------ publishing
+
+    def publish(self) -> Inode:
+        """Make what was written the inode's bytes: synced, then committed, then visible at the
+        other door. Returns the inode. Blocks."""
+        with self._lock:
+            if not self._changed:
+                with self._shared.index.read() as txn:
+                    return namespace.get(txn, self.inode_id)
+            self._end_run()
+            used = {(e.segment, e.offset) for e in self._overlay if e.segment != ZEROS}
+            final = [self._final(extent) for extent in self._overlay]
+            syncs = [self._reservations[key].segment for key in used]
+            inode = self._shared.index.commit(lambda txn: self._publish_in(txn, final), syncs=syncs)
+            for extent in final:
+                self._shared.contents.mark_verified(extent)
+            self._overlay.clear()
+            for reservation in self._reservations.values():
+                reservation.release()
+            self._reservations = {}
+            self._changed = False
+            self._snapshot = None
+            return inode
+
+    def _final(self, extent: Extent) -> Extent:
+        if extent.segment == ZEROS:
+            return extent
+        reservation = self._reservations[extent.segment, extent.offset]
+        return extent._replace(stored_length=reservation.written, checksum=reservation.checksum)
+
+    def _publish_in(self, txn: Txn, final: list[Extent]) -> Inode:
+        inode = namespace.get(txn, self.inode_id)
+        revision = inode.revision + 1
+        key = namespace.key_bytes(inode.id)
+        flags = InodeFlag(inode.flags) & ~InodeFlag.INLINE
+        if self._image is not None:
+            extents.drop(txn, inode.id)
+            if self._image:
+                txn.put(Table.INLINE, key, bytes(self._image))
+                flags |= InodeFlag.INLINE
+        else:
+            txn.delete(Table.INLINE, key)
+            extents.attach(txn, inode.id, [e._replace(revision=revision) for e in final])
+        now = time.time_ns()
+        inode = namespace.update(
+            txn,
+            inode,
+            size=self._size,
+            flags=int(flags),
+            revision=revision,
+            mtime_ns=self._mtime_ns or now,
+            ctime_ns=now,
+            etag=self._etag(inode, final),
+        )
+        mark_all(txn, self._shared.buckets, inode)
+        return inode
+
+    def _etag(self, inode: Inode, final: list[Extent]) -> str:
+        if self._image is not None:
+            return hashlib.md5(self._image, usedforsecurity=False).hexdigest()
+        if self._md5_at is not None and self._md5_at == self._size:
+            return self._md5.hexdigest()
+        # Not an MD5 of the bytes, and marked by `-` as S3 marks those: it names the state that was
+        # and what was written over it.
+        digest = hashlib.md5(inode.etag.encode(), usedforsecurity=False)
+        digest.update(str(self._size).encode())
+        for extent in final:
+            digest.update(repr((extent.start, extent.length, extent.checksum)).encode())
+        return f"{digest.hexdigest()}-{max(1, len(final))}"
+
+    def attributes(self, inode: Inode) -> Inode:
+        """The inode's attributes with the unpublished size and time."""
+        if not self._changed:
+            return inode
+        mtime_ns = self._mtime_ns or inode.mtime_ns
+        return msgspec.structs.replace(
+            inode, size=self._size, mtime_ns=mtime_ns, ctime_ns=max(mtime_ns, inode.ctime_ns)
+        )
+
+    def flush(self) -> None:
+        """close(2) of one descriptor: publish; in write_through the store has it too, or its error
+        is raised."""
+        inode = self.publish()
+        self._persist(inode)
+
+    def sync(self) -> None:
+        """fsync(2), as flush."""
+        self.flush()
+
+    def _persist(self, inode: Inode) -> None:
+        for place in through_places(self._shared.index, self._shared.buckets, inode):
+            self._shared.persister.persist(place)
+
+    def release(self) -> None:
+        """One open less; see OpenFiles.release."""
+        self._shared.release(self)
+
+
+def mark_all(txn: Txn, buckets: Buckets, inode: Inode) -> None:
+    """Queue every name of an inode that changed, where its bucket persists."""
+    if not inode.nlink:
+        return
+    for parent, name in namespace.links(txn, inode):
+        root, key = namespace.path_of(txn, parent, name)
+        if buckets.mode_of(buckets.of_root(txn, root), key) != WriteMode.TRANSIENT:
+            size = inode.size if inode.kind == Kind.FILE else 0
+            namespace.mark(txn, Place(root, parent, name), size)
+
+
+def through_places(index: Index, buckets: Buckets, inode: Inode) -> list[Place]:
+    """The queued names of an inode that the caller must see persisted: write_through."""
+    found = []
+    with index.read() as txn:
+        if not inode.nlink:
+            return []
+        for parent, name in namespace.links(txn, inode):
+            root, key = namespace.path_of(txn, parent, name)
+            mode = buckets.mode_of(buckets.of_root(txn, root), key)
+            through = mode in (WriteMode.WRITE_THROUGH, WriteMode.WRITE_AROUND)
+            if through and dirty.find(txn, parent, name) is not None:
+                found.append(Place(root, parent, name))
+    return found
+
+
+def _read_nowait(pieces: list[FileRange | bytes]) -> bytes | None:
+    """All pieces, if the page cache has them."""
+    parts: list[bytes | bytearray] = []
+    for piece in pieces:
+        if isinstance(piece, bytes):
+            parts.append(piece)
+            continue
+        buffer = bytearray(piece.length)
+        try:
+            count = os.preadv(piece.file.fileno(), [buffer], piece.offset, os.RWF_NOWAIT)
+        except BlockingIOError:
+            return None
+        if count != piece.length:
+            return None
+        parts.append(buffer)
+    return parts[0] if len(parts) == 1 and isinstance(parts[0], bytes) else b"".join(parts)

@@ -1,0 +1,56 @@
+"""Extents of one inode that are written and not published yet, newest on top.
+
+Pure, and not thread-safe: its OpenFile holds the lock.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterator
+
+from cache.records import Extent
+
+
+class Overlay:
+    """Extents that do not overlap, sorted by start."""
+
+    def __init__(self) -> None:
+        self._extents: list[Extent] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._extents)
+
+    def __len__(self) -> int:
+        return len(self._extents)
+
+    def __iter__(self) -> Iterator[Extent]:
+        return iter(self._extents)
+
+    def clear(self) -> None:
+        self._extents = []
+
+    def insert(self, extent: Extent) -> None:
+        """Put an extent over whatever was there."""
+        first, last = self._span(extent.start, extent.stop)
+        kept = []
+        for old in self._extents[first:last]:
+            if old.start < extent.start:
+                kept.append(old.slice(old.start, extent.start))
+        kept.append(extent)
+        for old in self._extents[first:last]:
+            if old.stop > extent.stop:
+                kept.append(old.slice(extent.stop, old.stop))
+        self._extents[first:last] = kept
+
+    def within(self, start: int, stop: int) -> list[Extent]:
+        """The parts of extents that lie in [start, stop), in order."""
+        first, last = self._span(start, stop)
+        return [e.slice(max(e.start, start), min(e.stop, stop)) for e in self._extents[first:last]]
+
+    def _span(self, start: int, stop: int) -> tuple[int, int]:
+        """Indices of the extents that touch [start, stop)."""
+        first = bisect.bisect_right(self._extents, start, key=lambda e: e.start)
+        if first and self._extents[first - 1].stop > start:
+            first -= 1
+        last = bisect.bisect_left(self._extents, stop, key=lambda e: e.start)
+        return first, max(first, last)

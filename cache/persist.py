@@ -1,0 +1,506 @@
+"""Making the store agree with the index, one name at a time.
+
+persist(place) looks at both sides and does what is missing: upload, follow a rename, change
+attributes, delete. It is convergent: repeating it, being killed in the middle of it, or two
+processes racing for it end in the same state. Rules that keep it so:
+
+- One process works on a key of the store at a time (node lock on bucket and key); renaming a
+  directory excludes all other work in its bucket.
+- Before a place in the store is written or deleted, whatever inode still has its bytes there
+  although its name moved on (`away`) is brought home first. That holds for the directories on the
+  way too: a renamed directory moves before anything is put where it was.
+- A deletion leaves a key alone that belongs to a live name.
+- An upload is conditional on the version the index knew. If others changed the object meanwhile,
+  theirs is kept under lost+found/ and ours takes the place.
+
+Blocking, thread-safe. Raises StoreError classes; the caller retries (node/mover.py) or tells its
+client (write_through).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import msgspec
+
+from cache import dirty, metrics, names, namespace
+from cache.buckets import Buckets
+from cache.config import CacheConfig
+from cache.contents import Contents, Snapshot, is_dirty
+from cache.discovery import Discovery
+from cache.errors import (
+    NoSuchBucket,
+    NoSuchInode,
+    StaleContent,
+    StoreChanged,
+    StoreNotFound,
+    StoreUnavailable,
+)
+from cache.fetch import Fetcher
+from cache.index import Index, Txn
+from cache.locks import NodeLocks
+from cache.namespace import Place
+from cache.records import (
+    Inode,
+    Kind,
+    ObjectAttributes,
+    QueueEntry,
+    Stored,
+    WriteMode,
+)
+from cache.stores.base import ABSENT, Store, StoredAttributes, StoredObject
+
+log = logging.getLogger(__name__)
+
+_PIECE_BYTES = 1 << 20
+LOST_AND_FOUND = b"lost+found/"
+
+
+@dataclass(slots=True)
+class _Task:
+    """What both sides say about a name, read in one transaction."""
+
+    place: Place
+    store: Store
+    key: bytes  # in the store
+    mode: WriteMode
+    touched: int | None  # of the queue entry, None if the name is not queued
+    base: str  # version of what lies there, if that is not the inode's
+    inode: Inode | None  # None: the name is gone
+    attributes: ObjectAttributes
+    foreign: int | None  # an inode whose bytes lie at this place, or above it, and must go first
+    owned: bool  # the key is some live name's
+
+
+def stored_attributes(inode: Inode, attributes: ObjectAttributes) -> StoredAttributes:
+    """What the store is told beside the bytes."""
+    return StoredAttributes(
+        kind=Kind(inode.kind),
+        mode=inode.mode,
+        uid=inode.uid,
+        gid=inode.gid,
+        mtime_ns=inode.mtime_ns,
+        rdev=inode.rdev,
+        symlink_target=inode.target if inode.kind == Kind.SYMLINK else None,
+        content_type=attributes.content_type or None,
+        headers=attributes.headers,
+        metadata=attributes.metadata,
+        tags=attributes.tags,
+        s3_etag=inode.etag or None,
+    )
+
+
+class Persister:
+    def __init__(
+        self,
+        index: Index,
+        contents: Contents,
+        buckets: Buckets,
+        fetcher: Fetcher,
+        discovery: Discovery,
+        locks: NodeLocks,
+        config: CacheConfig,
+    ) -> None:
+        self._index = index
+        self._contents = contents
+        self._buckets = buckets
+        self._fetcher = fetcher
+        self._discovery = discovery
+        self._locks = locks
+        self._deadline_s = config.fetch_deadline_s * 4
+
+    def persist(self, place: Place) -> None:
+        """Make the store agree about a name, and take it out of the queue."""
+        while True:
+            try:
+                task = self._look(place)
+            except (NoSuchInode, NoSuchBucket):
+                # The directory is gone and the reaper waited for its turn: nothing is left to do.
+                self._index.commit(lambda txn: dirty.clear(txn, place.parent, place.name))
+                return
+            if task.foreign is not None:
+                self._bring_home(task.foreign)
+                continue
+            if task.inode is not None and task.inode.is_dir and self._has_moved(task):
+                with self._locks.hold("bucket", place.bucket, deadline_s=self._deadline_s):
+                    now = self._look(place)
+                    done = self._still(task) and self._has_moved(now) and self._move_directory(now)
+            else:
+                with self.holding(place.bucket, task.key):
+                    done = self._still(task) and self._reconcile(task)
+            if done:
+                return
+
+    @contextlib.contextmanager
+    def holding(self, bucket: int, key: bytes) -> Iterator[None]:
+        """The locks under which one key of the store is written."""
+        deadline_s = self._deadline_s
+        with (
+            self._locks.hold("bucket", bucket, shared=True, deadline_s=deadline_s),
+            self._locks.hold("key", bucket, key, deadline_s=deadline_s),
+        ):
+            yield
+
+    # ------------------------------------------------------------------ looking
+
+    def _look(self, place: Place) -> _Task:
+        """NoSuchInode, NoSuchBucket when the place itself is gone."""
+        with self._index.read() as txn:
+            return self._look_in(txn, place)
+
+    def _look_in(self, txn: Txn, place: Place) -> _Task:
+        entry = dirty.find(txn, place.parent, place.name)
+        bucket = self._buckets.of_root(txn, place.bucket)
+        _, index_key = namespace.path_of(txn, place.parent, place.name)
+        key = namespace.store_path_of(txn, place.parent, place.name)
+        dentry = names.find(txn, place.parent, place.name)
+        inode = None if dentry is None else namespace.get(txn, dentry.inode)
+        return _Task(
+            place=place,
+            store=self._buckets.store(bucket),
+            key=key,
+            mode=self._buckets.mode_of(bucket, index_key),
+            touched=None if entry is None else entry.touched,
+            base="" if entry is None else entry.base,
+            inode=inode,
+            attributes=namespace.NO_ATTRIBUTES
+            if inode is None
+            else namespace.object_attributes(txn, inode),
+            foreign=self._foreign(txn, place, inode),
+            owned=namespace.store_owner(txn, place.bucket, key) is not None,
+        )
+
+    @staticmethod
+    def _foreign(txn: Txn, place: Place, inode: Inode | None) -> int | None:
+        """The first inode that is away at this place or at a directory on its way."""
+        above = namespace.get(txn, place.parent)
+        steps = [(place.parent, place.name, None if inode is None else inode.id)]
+        while above.id != place.bucket:
+            if above.stored is None:
+                steps.append((above.parent, above.name, above.id))
+                above = namespace.get(txn, above.parent)
+            else:
+                steps.append((above.stored.parent, above.stored.name, above.id))
+                above = namespace.get(txn, above.stored.parent)
+        for parent, name, own in reversed(steps):
+            away = dirty.away_at(txn, parent, name)
+            if away is not None and away != own:
+                return away
+        return None
+
+    def _still(self, task: _Task) -> bool:
+        """Whether what was seen before the lock was taken still holds."""
+        now = self._look(task.place)
+        if now.key != task.key or now.foreign is not None:
+            return False
+        if now.inode is None or task.inode is None:
+            return now.inode is task.inode
+        return now.inode.id == task.inode.id
+
+    @staticmethod
+    def _has_moved(task: _Task) -> bool:
+        stored = task.inode.stored if task.inode else None
+        return stored is not None and (stored.parent, stored.name) != (
+            task.place.parent,
+            task.place.name,
+        )
+
+    def _bring_home(self, inode_id: int) -> None:
+        """Persist an inode that is away under its present name, so that its old place is free."""
+        with self._index.read() as txn:
+            try:
+                inode = namespace.get(txn, inode_id)
+            except NoSuchInode:
+                return
+            stored = inode.stored
+            place = None
+            exchanged = False
+            if inode.nlink and stored is not None:
+                root = namespace.bucket_of(txn, inode.parent)
+                place = Place(root, inode.parent, inode.name)
+                exchanged = dirty.away_at(txn, inode.parent, inode.name) not in (None, inode_id)
+        if place is None:
+            self._forget_place(inode)
+        elif exchanged and not inode.is_dir:
+            # Two names were exchanged: nobody can go first, unless its bytes are all here.
+            self._fetcher.fill_all(inode)
+            self._forget_place(inode)
+        else:
+            self.persist(place)
+
+    def _forget_place(self, inode: Inode) -> None:
+        """The inode no longer needs its bytes in the store: they are here, or unlinked."""
+
+        def change(txn: Txn) -> None:
+            current = namespace.get(txn, inode.id)
+            if current.stored is not None:
+                dirty.come_home(txn, current.stored.parent, current.stored.name, current.id)
+                if current.nlink:
+                    namespace.update(txn, current, stored=None)
+
+        self._index.commit(change)
+
+    # ------------------------------------------------------------------ doing
+
+    def _reconcile(self, task: _Task) -> bool:
+        """Under the key's lock; False when it must be looked at again."""
+        task = self._look(task.place)
+        if task.mode == WriteMode.TRANSIENT:
+            self._clear(task)
+            return True
+        if task.inode is None:
+            if not task.owned:
+                task.store.delete(task.key)
+            self._clear(task)
+            return True
+        inode = task.inode
+        if inode.is_dir:
+            return self._put_directory(task, inode)
+        if inode.nlink > 1 and (inode.parent, inode.name) != (task.place.parent, task.place.name):
+            self._upload(task, inode, expected=None)
+            self._clear(task)
+            return True
+        if is_dirty(inode):
+            return self._finish(task, inode, self._upload_checked(task, inode))
+        if self._has_moved(task):
+            return self._finish(task, inode, self._follow(task, inode))
+        assert inode.stored is not None
+        if inode.stored.attributes_revision != inode.attributes_revision:
+            return self._finish(task, inode, self._change_attributes(task, inode))
+        return self._verify(task, inode)
+
+    def _verify(self, task: _Task, inode: Inode) -> bool:
+        """A clean name in the queue: a write_through was cut off between the store and the index.
+        Nobody was told that it succeeded; the store has it, so it counts."""
+        assert inode.stored is not None
+        try:
+            found = task.store.head(task.key)
+        except StoreNotFound:
+            return self._finish(task, inode, self._upload(task, inode, ABSENT))
+
+        def change(txn: Txn) -> None:
+            place = task.place
+            if dirty.clear(txn, place.parent, place.name, task.touched):
+                self._discovery.adopt(txn, place, found)
+
+        self._index.commit(change)
+        return True
+
+    def _put_directory(self, task: _Task, inode: Inode) -> bool:
+        if not inode.explicit and not task.store.capabilities.native_directories:
+            self._clear(task)
+            return True
+        if is_dirty(inode) or (
+            inode.stored is not None
+            and inode.stored.attributes_revision != inode.attributes_revision
+        ):
+            found = task.store.put(task.key, (), 0, stored_attributes(inode, task.attributes))
+            return self._finish(task, inode, found)
+        self._clear(task)
+        return True
+
+    def _move_directory(self, task: _Task) -> bool:
+        """Under the bucket's lock: nothing below either place is touched by others."""
+        inode = task.inode
+        assert inode is not None
+        assert inode.stored is not None
+        with self._index.read() as txn:
+            old = namespace.store_path_of(txn, inode.stored.parent, inode.stored.name)
+            new = namespace.store_path_of(txn, task.place.parent, task.place.name)
+        log.info("the store follows a rename: %r -> %r", old, new)
+        try:
+            task.store.rename(old, new)
+        except StoreNotFound:
+            log.debug("%r was not in the store yet", old)
+        found = StoredObject(new, 0, inode.stored.version, time.time_ns())
+        if inode.explicit:
+            found = task.store.put(new, (), 0, stored_attributes(inode, task.attributes))
+        done = self._finish(task, inode, found)
+        if not task.store.capabilities.native_rename:
+            self._learn_versions(task.place.bucket, task.store, new)
+        return done
+
+    def _learn_versions(self, bucket: int, store: Store, prefix: bytes) -> None:
+        """Copies may have other ETags than their originals: note those of a moved directory."""
+        marker = b""
+        while True:
+            page = store.list(prefix, delimiter=False, marker=marker)
+            objects = [e for e in page.entries if isinstance(e, StoredObject)]
+
+            def change(txn: Txn, objects: list[StoredObject] = objects) -> None:
+                for found in objects:
+                    owner = namespace.store_owner(txn, bucket, found.key)
+                    if owner is None:
+                        continue
+                    inode = namespace.get(txn, owner)
+                    if inode.stored is not None and inode.stored.size == found.size_bytes:
+                        stored = msgspec.structs.replace(inode.stored, version=found.version)
+                        namespace.update(txn, inode, stored=stored)
+
+            self._index.commit(change)
+            if page.next_marker is None:
+                return
+            marker = page.next_marker
+
+    def _upload_checked(self, task: _Task, inode: Inode) -> StoredObject:
+        """Upload unless others changed the object; then keep theirs beside, and upload."""
+        at_home = inode.stored is not None and not self._has_moved(task)
+        if task.base:
+            expected: str | None = task.base
+        elif at_home and inode.stored is not None:
+            expected = inode.stored.version
+        else:
+            expected = self._expect_new(task)
+        try:
+            return self._upload(task, inode, expected)
+        except StoreChanged:
+            try:
+                theirs = task.store.head(task.key)
+            except StoreNotFound:
+                return self._upload(task, inode, ABSENT)
+            if self._is_ours(inode, theirs):
+                # We were killed between the store's answer and our own note of it.
+                return theirs
+            aside = LOST_AND_FOUND + task.key + b"." + theirs.version.strip('"').encode()[:40]
+            log.error("conflict: %r was changed by others; theirs is kept as %r", task.key, aside)
+            task.store.copy(
+                task.key, theirs.version, aside, theirs.attributes or StoredAttributes()
+            )
+            return self._upload(task, inode, theirs.version)
+
+    @staticmethod
+    def _is_ours(inode: Inode, found: StoredObject) -> bool:
+        attributes = found.attributes
+        return (
+            bool(inode.etag)
+            and found.size_bytes == inode.size
+            and (
+                found.version.strip('"') == inode.etag
+                or (attributes is not None and attributes.s3_etag == inode.etag)
+            )
+        )
+
+    def _expect_new(self, task: _Task) -> str | None:
+        """A name that is new here must be new there too, if the directory's listing is known."""
+        with self._index.read() as txn:
+            known = namespace.get(txn, task.place.parent).listed_ns
+        return ABSENT if known else None
+
+    def _upload(self, task: _Task, inode: Inode, expected: str | None) -> StoredObject:
+        if inode.kind != Kind.FILE:
+            return task.store.put(
+                task.key, (), 0, stored_attributes(inode, task.attributes), expected=expected
+            )
+        snapshot = self._contents.open(inode.id)
+        if snapshot is None or snapshot.inode.revision != inode.revision:
+            raise StoreUnavailable(f"{task.key!r} changed while it was being persisted")
+        with snapshot:
+            found = task.store.put(
+                task.key,
+                _chunks(snapshot),
+                inode.size,
+                stored_attributes(inode, task.attributes),
+                expected=expected,
+            )
+        metrics.PERSISTED_BYTES.inc(inode.size)
+        return found
+
+    def _follow(self, task: _Task, inode: Inode) -> StoredObject:
+        """A clean file was renamed: its object moves inside the store."""
+        assert inode.stored is not None
+        with self._index.read() as txn:
+            old = namespace.store_path_of(txn, inode.stored.parent, inode.stored.name)
+        try:
+            if task.store.capabilities.native_rename:
+                found = task.store.rename(old, task.key)
+                if found is not None:
+                    return found
+            return task.store.copy(
+                old,
+                inode.stored.version,
+                task.key,
+                stored_attributes(inode, task.attributes),
+            )
+        except (StoreNotFound, StoreChanged) as exc:
+            log.warning("%r is not in the store as it was (%s); uploading", old, exc)
+            try:
+                return self._upload(task, inode, None)
+            except StaleContent as stale:
+                raise StoreChanged(f"{old!r} was changed by others and is not cached") from stale
+
+    def _change_attributes(self, task: _Task, inode: Inode) -> StoredObject:
+        assert inode.stored is not None
+        try:
+            return task.store.set_attributes(
+                task.key,
+                stored_attributes(inode, task.attributes),
+                expected=inode.stored.version,
+            )
+        except (StoreNotFound, StoreChanged):
+            return self._upload_checked(task, inode)
+
+    def _finish(self, task: _Task, seen: Inode, found: StoredObject) -> bool:
+        """Note what the store has now. True if that is what the index has too."""
+
+        def change(txn: Txn) -> bool:
+            try:
+                inode = namespace.get(txn, seen.id)
+            except NoSuchInode:
+                return True
+            if inode.stored is not None:
+                dirty.come_home(txn, inode.stored.parent, inode.stored.name, inode.id)
+            place = task.place
+            stored = Stored(
+                place.parent,
+                place.name,
+                found.version,
+                found.size_bytes,
+                seen.revision,
+                seen.attributes_revision,
+            )
+            dentry = names.find(txn, place.parent, place.name)
+            if dentry is None or dentry.inode != inode.id:
+                # Renamed or replaced meanwhile: the bytes lie where the name was.
+                if inode.nlink:
+                    dirty.send_away(txn, place.parent, place.name, inode.id)
+                namespace.update(txn, inode, stored=stored)
+                return False
+            namespace.update(txn, inode, stored=stored)
+            same = (inode.revision, inode.attributes_revision) == (
+                seen.revision,
+                seen.attributes_revision,
+            )
+            if same:
+                dirty.clear(txn, place.parent, place.name, task.touched)
+            return same
+
+        return self._index.commit(change, grows=False)
+
+    def _clear(self, task: _Task) -> None:
+        place = task.place
+
+        def change(txn: Txn) -> None:
+            dirty.clear(txn, place.parent, place.name, task.touched)
+            if task.inode is None:
+                # A write that failed may have left implicit directories for its key.
+                namespace.prune(txn, place.bucket, place.parent)
+
+        self._index.commit(change, grows=False)
+
+
+def _chunks(snapshot: Snapshot) -> Iterator[bytes]:
+    for piece in snapshot.pieces(0, snapshot.size):
+        if isinstance(piece, bytes):
+            yield piece
+            continue
+        for offset in range(0, piece.length, _PIECE_BYTES):
+            length = min(_PIECE_BYTES, piece.length - offset)
+            yield type(piece)(piece.file, piece.offset + offset, length).read()
+
+
+def place_of(entry: QueueEntry) -> Place:
+    return Place(entry.bucket, entry.parent, entry.name)

@@ -1,0 +1,126 @@
+"""The one door for both front ends, the mover and the tools: the cache, put together.
+
+`Volume.open` reads top to bottom as the order of things: index, segments, contents, buckets,
+fetching, persisting, and on them the verbs of each door. One per process, opened after the
+process was started (never carried across a fork).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+
+from cache import changes, metrics
+from cache.admission import Admission
+from cache.buckets import Buckets
+from cache.config import VolumeConfig
+from cache.contents import Contents
+from cache.discovery import Discovery
+from cache.fetch import Fetcher
+from cache.files import Files
+from cache.index import Index
+from cache.keys import Keys
+from cache.locks import NodeLocks
+from cache.multipart import Uploads
+from cache.objects import Objects
+from cache.open_files import OpenFiles
+from cache.persist import Persister
+from cache.queue import Queue
+from cache.reclaim import Reclaimer
+from cache.recovery import Fsck, Reaper
+from cache.segments import Segments
+from cache.stores.base import Store
+
+HOUSEKEEPING_S = 1.0
+
+
+class Volume:
+    """See the module docstring. Attributes are the doors; each says what it does."""
+
+    def __init__(
+        self, config: VolumeConfig, stores: Mapping[str, Store], sink: changes.ChangeSink
+    ) -> None:
+        cache = config.cache
+        cache.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        cache.run_dir.mkdir(mode=0o700, exist_ok=True)
+        self.config = config
+        self.index = Index(cache.index_dir, cap_bytes=cache.index_bytes, sync=cache.sync, sink=sink)
+        self.segments = Segments(self.index, cache)
+        self.contents = Contents(self.index, self.segments)
+        self.buckets = Buckets(self.index, config, stores)
+        locks = NodeLocks(cache.run_dir / "locks")
+        self.discovery = Discovery(self.index, self.buckets, locks, cache)
+        self.fetcher = Fetcher(self.index, self.segments, self.contents, self.buckets, locks, cache)
+        self.contents.filler = self.fetcher
+        self.persister = Persister(
+            self.index, self.contents, self.buckets, self.fetcher, self.discovery, locks, cache
+        )
+        self.admission = Admission(self.index, self.segments, cache)
+        self.objects = Objects(
+            self.index,
+            self.contents,
+            self.buckets,
+            self.discovery,
+            self.persister,
+            self.admission,
+            cache,
+        )
+        self.uploads = Uploads(
+            self.index,
+            self.contents,
+            self.buckets,
+            self.objects,
+            self.persister,
+            self.admission,
+        )
+        self.files = Files(
+            self.index, self.segments, self.buckets, self.discovery, self.persister, cache
+        )
+        self.open_files = OpenFiles(
+            self.index,
+            self.segments,
+            self.contents,
+            self.buckets,
+            self.fetcher,
+            self.persister,
+            self.admission,
+        )
+        self.keys = Keys(self.index)
+        self.queue = Queue(self.index, self.buckets, self.persister, cache)
+        self.reclaimer = Reclaimer(self.index, self.segments, self.contents, cache)
+        self.reaper = Reaper(self.index, cache.run_dir)
+        self.fsck = Fsck(self.index, self.segments)
+        self._closing = threading.Event()
+        self._housekeeper = threading.Thread(
+            target=self._keep_house, name="housekeeping", daemon=True
+        )
+        self._housekeeper.start()
+
+    @classmethod
+    def open(
+        cls, config: VolumeConfig, stores: Mapping[str, Store], *, is_mount: bool = False
+    ) -> Volume:
+        """Open the volume in this process. Blocks briefly.
+
+        is_mount: this process is the mount, whose kernel knows what it does itself; all others
+        tell the mount what to forget.
+        """
+        sink: changes.ChangeSink = changes.NOBODY
+        if not is_mount:
+            sink = changes.ChangeSender(config.cache.change_socket, metrics.FORGET_TIMEOUTS.inc)
+        return cls(config, stores, sink)
+
+    def _keep_house(self) -> None:
+        """What each process owes the others: descriptors of dead segments closed, reads noted."""
+        while not self._closing.wait(HOUSEKEEPING_S):
+            self.segments.drop_dead_files()
+            self.contents.fold_heat()
+
+    def close(self) -> None:
+        """Stop fetching, let go of the segments, close the index. Stores belong to the caller."""
+        self._closing.set()
+        self._housekeeper.join()
+        self.fetcher.close()
+        self.queue.close()
+        self.segments.close()
+        self.index.close()
