@@ -38,18 +38,23 @@ _BATCH = 256
 
 class Reaper:
     """Removes inodes without names. While a mount runs, its process does this, because only it
-    knows which are still open; else the mover."""
+    knows which are still open; else the mover.
+
+    An orphan is reaped in the second pass that finds it unused: a request that just looked its
+    name up may be about to open it.
+    """
 
     def __init__(self, index: Index, run_dir: Path) -> None:
         self._index = index
         self._lock_path = run_dir / "mount.lock"
+        self._seen: set[int] = set()
 
-    def run_as_mount(self, held: Callable[[], set[int]]) -> int:
-        """Reap all orphans that are not held. Call with the mount lock taken (claim_mount)."""
-        return self._reap(held())
+    def run_as_mount(self, held: set[int]) -> int:
+        """Reap the orphans that are not held. Call with the mount lock taken (claim_mount)."""
+        return self._reap(held)
 
     def run_without_mount(self) -> int:
-        """Reap all orphans, unless a mount runs."""
+        """Reap the orphans, unless a mount runs."""
         fd = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             try:
@@ -69,7 +74,7 @@ class Reaper:
     def _reap(self, held: set[int]) -> int:
         with self._index.read() as txn:
             first = next(txn.scan(Table.QUEUE), None)
-            ready = []
+            found: set[int] = set()
             for key, sequence in txn.scan(Table.ORPHANS):
                 number = int.from_bytes(key, "big")
                 if number in held:
@@ -78,9 +83,11 @@ class Reaper:
                 # Queue entries below a removed directory need its path until they are done.
                 if inode is not None and inode.is_dir and first and first[0] < sequence:
                     continue
-                ready.append(number)
-                if len(ready) >= 4 * _BATCH:
+                found.add(number)
+                if len(found) >= 16 * _BATCH:
                     break
+        ready = sorted(found & self._seen)
+        self._seen = found
         for start in range(0, len(ready), _BATCH):
             batch = ready[start : start + _BATCH]
             self._index.commit(partial(self._discard_all, batch=batch), grows=False)

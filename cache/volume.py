@@ -7,6 +7,8 @@ process was started (never carried across a fork).
 
 from __future__ import annotations
 
+import logging
+import os
 import threading
 from collections.abc import Mapping
 
@@ -31,6 +33,8 @@ from cache.recovery import Fsck, Reaper
 from cache.segments import Segments
 from cache.stores.base import Store
 
+log = logging.getLogger(__name__)
+
 HOUSEKEEPING_S = 1.0
 
 
@@ -38,7 +42,11 @@ class Volume:
     """See the module docstring. Attributes are the doors; each says what it does."""
 
     def __init__(
-        self, config: VolumeConfig, stores: Mapping[str, Store], sink: changes.ChangeSink
+        self,
+        config: VolumeConfig,
+        stores: Mapping[str, Store],
+        sink: changes.ChangeSink,
+        is_mount: bool,
     ) -> None:
         cache = config.cache
         cache.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -90,6 +98,7 @@ class Volume:
         self.reclaimer = Reclaimer(self.index, self.segments, self.contents, cache)
         self.reaper = Reaper(self.index, cache.run_dir)
         self.fsck = Fsck(self.index, self.segments)
+        self._mount_lock = self.reaper.claim_mount() if is_mount else None
         self._closing = threading.Event()
         self._housekeeper = threading.Thread(
             target=self._keep_house, name="housekeeping", daemon=True
@@ -108,13 +117,20 @@ class Volume:
         sink: changes.ChangeSink = changes.NOBODY
         if not is_mount:
             sink = changes.ChangeSender(config.cache.change_socket, metrics.FORGET_TIMEOUTS.inc)
-        return cls(config, stores, sink)
+        return cls(config, stores, sink, is_mount)
 
     def _keep_house(self) -> None:
-        """What each process owes the others: descriptors of dead segments closed, reads noted."""
+        """What each process owes the others: descriptors of dead segments closed, reads noted; and
+        the mount, inodes reaped that have neither a name nor a user."""
         while not self._closing.wait(HOUSEKEEPING_S):
-            self.segments.drop_dead_files()
-            self.contents.fold_heat()
+            try:
+                self.segments.drop_dead_files()
+                self.contents.fold_heat()
+                if self._mount_lock is not None:
+                    self.reaper.run_as_mount(self.files.held() | self.open_files.held())
+            except Exception:
+                # Nothing is lost by a turn that fails; the next one does its work.
+                log.exception("housekeeping failed")
 
     def close(self) -> None:
         """Stop fetching, let go of the segments, close the index. Stores belong to the caller."""
@@ -124,3 +140,5 @@ class Volume:
         self.queue.close()
         self.segments.close()
         self.index.close()
+        if self._mount_lock is not None:
+            os.close(self._mount_lock)
