@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -52,6 +53,8 @@ from cache.stores.s3_uploads import S3PartUpload, S3Upload, copy_large
 
 __all__ = ["S3Store", "S3StoreConfig"]
 
+log = logging.getLogger(__name__)
+
 _CHUNK_BYTES = 1 << 20
 _MOVES_AT_ONCE = 8
 _MOVE_ATTEMPTS = 3
@@ -67,6 +70,10 @@ class S3Store:
             f"store s3://{config.bucket}/{config.prefix}", config.deadline_s, config.max_connections
         )
         self._requests = ObjectRequests(config)
+        if config.directory_markers == "omit":
+            log.warning(
+                "bucket %s: directories are not stored, only what is in them", config.bucket
+            )
         self._listing = Listing(self._requests, self._pool)
 
     @property
@@ -190,6 +197,8 @@ class S3Store:
     def copy(
         self, source: bytes, version: str | None, target: bytes, attributes: StoredAttributes
     ) -> StoredObject:
+        if self._requests.omits(target):
+            return self._requests.omitted(target, attributes)
         # HEAD first: its size decides how to copy, and not every server honours the condition.
         found = self._pool.run(lambda: self._requests.verify_version(source, version))
         if found.size_bytes > self._config.copy_part_size_bytes:
@@ -271,6 +280,9 @@ class S3Store:
             self._move(source, target)
 
     def delete(self, key: bytes) -> None:
+        if self._requests.omits(key):
+            return
+
         def remove() -> None:
             with contextlib.suppress(StoreNotFound), store_errors("delete", key):
                 self._requests.client.delete_object(**self._requests.address(key))

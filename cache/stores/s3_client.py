@@ -97,6 +97,10 @@ class S3StoreConfig:
     servers), set it to false, and uploads are verified by Content-MD5 and size only."""
     object_tagging: bool = True
     """Whether the server has object tagging; where not, tags are kept in the metadata."""
+    directory_markers: Literal["store", "omit"] = "store"
+    """Whether the server can hold keys that end in `/`. `omit` for those that cannot (rclone
+    serve s3 makes a file of it): a directory then is in the store only while something is in
+    it, and its mode, owner and times are kept by Forebay alone."""
     verify_tls: bool = True
     """Whether the server's certificate is checked. Without it anybody can pose as the store."""
     ca_file: Path | None = None

@@ -1,13 +1,15 @@
 """Keys of raw bytes as the text that S3 accepts, and back; pure.
 
 S3 keys are UTF-8, file names are bytes. A key that is valid UTF-8 is itself in the store. A byte
-that is not part of valid UTF-8 becomes three characters: c U+10FFFF hh, where hh is the byte in
+that is not part of valid UTF-8 becomes four characters: c U+10FFFF hh, where hh is the byte in
 hexadecimal and c is the greatest character that sorts before the bytes from here on. So the
-escape is reversible (U+10FFFF is a noncharacter; where a key holds it, its bytes are escaped like
-invalid ones) and *keeps the byte order*: a listing of the store is in the order of the real keys,
-which a merge of the index with the store's listing relies on.
+escape is reversible and *keeps the byte order*: a listing of the store is in the order of the
+real keys, which a merge of the index with the store's listing relies on.
 
     b"caf\\xe9"  ->  "caf", U+8FFF, U+10FFFF, "e9"
+
+Where a key holds U+10FFFF itself, its bytes are escaped like invalid ones; so are U+FFFE and
+U+FFFF, which the XML of a listing cannot say. Control characters are left to the server.
 
 `cache.stores.s3` calls this wherever a key passes; nothing else knows of it.
 """
@@ -18,6 +20,7 @@ import re
 
 _MARK = "\U0010ffff"
 _ESCAPED = re.compile(".\U0010ffff([0-9a-f]{2})", re.DOTALL)
+_EXCLUDED = re.compile("[\ufffe\uffff\U0010ffff]")
 LAST = "\U0010fffe"
 """Appended to a key it sorts after every key that begins with it."""
 
@@ -60,16 +63,17 @@ def prefix_text(prefix: bytes) -> str:
 
 
 def _valid_prefix(data: bytes) -> str:
-    """The text of the longest beginning of data that is UTF-8 without U+10FFFF."""
+    """The text of the longest beginning of data that stands for itself."""
     try:
         text = data.decode()
     except UnicodeDecodeError as exc:
         text = data[: exc.start].decode()
-    return text.partition(_MARK)[0]
+    excluded = _EXCLUDED.search(text)
+    return text if excluded is None else text[: excluded.start()]
 
 
 def _character_before(rest: bytes) -> str:
-    """The greatest character (not U+10FFFF, not a surrogate) whose UTF-8 sorts before rest."""
+    """The greatest character that may be used whose UTF-8 sorts before rest."""
     low, high = 0, 0x10FFFE  # UTF-8 sorts like the code points, so this is a binary search
     while low < high:
         middle = (low + high + 1) // 2
@@ -77,6 +81,8 @@ def _character_before(rest: bytes) -> str:
             low = middle
         else:
             high = middle - 1
+    if low in (0xFFFE, 0xFFFF):
+        return "\ufffd"
     return "\ud7ff" if 0xD800 <= low <= 0xDFFF else chr(low)
 
 

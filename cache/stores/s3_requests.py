@@ -75,10 +75,20 @@ class ObjectRequests:
         """The same as the source of a copy."""
         return {"Bucket": self.config.bucket, "Key": self.config.prefix + to_text(key)}
 
+    def omits(self, key: bytes) -> bool:
+        """Whether the key is a directory marker, which this store is configured not to hold."""
+        return key.endswith(b"/") and self.config.directory_markers == "omit"
+
+    def omitted(self, key: bytes, attributes: StoredAttributes) -> StoredObject:
+        """What stands for a marker that is not stored."""
+        return StoredObject(key, 0, "omitted", time.time_ns(), attributes)
+
     # What is there ----------------------------------------------------------------------------
 
     def head(self, key: bytes) -> StoredObject:
         """The object with all attributes; reads the body of a symlink, which is its target."""
+        if self.omits(key):
+            raise StoreNotFound(f"this store has no directory markers: {key!r}")
         with store_errors("look up", key):
             try:
                 response = self.client.head_object(**self.address(key))
@@ -189,6 +199,8 @@ class ObjectRequests:
         self, key: bytes, body: bytes, attributes: StoredAttributes, expected: str | None
     ) -> StoredObject:
         """One PutObject, verified by MD5 on both sides."""
+        if self.omits(key):
+            return self.omitted(key, attributes)
         fixed = expected_body(attributes)
         if fixed is not None:
             body = fixed

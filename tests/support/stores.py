@@ -1,0 +1,179 @@
+"""Real stores to run tests against: a directory, rclone's and moto's S3 servers.
+
+Each context manager starts what it needs on a free loopback port, waits until it answers, yields
+a `Backend` and stops exactly what it started. A further backend (another Forebay node, say) is
+one more context manager and one more line in `BACKENDS`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import http.client
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from cache.config import MIB
+from cache.stores.base import Store
+from cache.stores.opening import StoreConfig, open_store
+from cache.stores.posix import PosixStoreConfig
+from cache.stores.s3 import S3StoreConfig
+
+ACCESS_KEY = "forebaytest"
+SECRET_KEY = "forebaytestsecret"
+START_DEADLINE_S = 30
+
+
+@dataclasses.dataclass(frozen=True)
+class Backend:
+    """A running store with what the contract test must know about it."""
+
+    name: str
+    config: StoreConfig
+    keeps_attributes: bool = True
+    """Attributes survive as they were given (rclone serve s3 keeps them in memory, mostly)."""
+    has_directories: bool = True
+    """Keys that end in / can be stored; else they are omitted, by configuration."""
+    has_any_key: bool = True
+    """Any key can be stored (rclone maps keys to a file system without escapes)."""
+    has_part_copy: bool = True
+    is_conditional: bool = True
+    """Conditions on writes are atomic, not only checked before."""
+
+    @contextlib.contextmanager
+    def opened(self, **changes: object) -> Iterator[Store]:
+        store = open_store(dataclasses.replace(self.config, **changes))  # type: ignore[arg-type]
+        try:
+            yield store
+        finally:
+            store.close()
+
+
+def free_port() -> int:
+    """A loopback port nobody listens on just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_until_it_answers(port: int, process: subprocess.Popen[bytes] | None = None) -> None:
+    """Poll until something speaks HTTP on the port."""
+    deadline = time.monotonic() + START_DEADLINE_S
+    while True:
+        if process is not None and process.poll() is not None:
+            raise RuntimeError(f"{process.args!r} ended with {process.returncode}")
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
+        try:
+            connection.request("GET", "/")
+            connection.getresponse()
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+        else:
+            return
+        finally:
+            connection.close()
+
+
+@contextlib.contextmanager
+def running(arguments: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A server process; its output goes to a file, it is stopped at the end."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(arguments, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            yield process
+        finally:
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def program(name: str) -> str:
+    """A program of the virtual environment, else of the system."""
+    beside = Path(sys.executable).with_name(name)
+    found = str(beside) if beside.exists() else shutil.which(name)
+    if found is None:
+        raise RuntimeError(f"{name} is missing: run script/setup test")
+    return found
+
+
+def s3_config(port: int, bucket: str, **changes: object) -> S3StoreConfig:
+    settings: dict[str, object] = {
+        "bucket": bucket,
+        "endpoint_url": f"http://127.0.0.1:{port}",
+        "access_key": ACCESS_KEY,
+        "secret_key": SECRET_KEY,
+        "part_size_bytes": 5 * MIB,
+        "deadline_s": 20.0,
+    }
+    return S3StoreConfig(**{**settings, **changes})  # type: ignore[arg-type]
+
+
+def make_bucket(config: S3StoreConfig) -> None:
+    from cache.stores.s3_client import make_client
+
+    client = make_client(config)
+    client.create_bucket(Bucket=config.bucket)
+    client.close()
+
+
+@contextlib.contextmanager
+def posix_backend(directory: Path) -> Iterator[Backend]:
+    root = directory / "posix"
+    root.mkdir()
+    yield Backend("posix", PosixStoreConfig(root))
+
+
+@contextlib.contextmanager
+def moto_backend(directory: Path) -> Iterator[Backend]:
+    """moto's server in a process of its own."""
+    port = free_port()
+    command = [program("moto_server"), "-H", "127.0.0.1", "-p", str(port)]
+    with running(command, directory / "moto.log") as process:
+        wait_until_it_answers(port, process)
+        config = s3_config(port, "bucket")
+        make_bucket(config)
+        yield Backend("moto", config)
+
+
+@contextlib.contextmanager
+def rclone_backend(directory: Path) -> Iterator[Backend]:
+    """`rclone serve s3` over a local directory."""
+    port = free_port()
+    root = directory / "rclone"
+    (root / "bucket").mkdir(parents=True)
+    command = [
+        program("rclone"), "--config", "", "serve", "s3", "--addr", f"127.0.0.1:{port}",
+        "--auth-key", f"{ACCESS_KEY},{SECRET_KEY}", "--vfs-cache-mode", "off", str(root),
+    ]  # fmt: skip
+    with running(command, directory / "rclone.log") as process:
+        wait_until_it_answers(port, process)
+        config = s3_config(
+            port, "bucket", listing="unordered", object_tagging=False, directory_markers="omit"
+        )
+        yield Backend(
+            "rclone",
+            config,
+            keeps_attributes=False,
+            has_directories=False,
+            has_any_key=False,
+            has_part_copy=False,
+            is_conditional=False,
+        )
+
+
+BACKENDS: dict[str, Callable[[Path], contextlib.AbstractContextManager[Backend]]] = {
+    "posix": posix_backend,
+    "moto": moto_backend,
+    "rclone": rclone_backend,
+}
