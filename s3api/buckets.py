@@ -1,0 +1,147 @@
+"""Operations on buckets: list, create, delete, look at.
+
+A bucket that a client creates is its creator's; one that the configuration or the mount made is
+nobody's, and everybody's list shows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from aiohttp import web
+
+from cache.errors import BucketExists, BucketNotEmpty
+from cache.records import Bucket
+from s3api.auth import canonical_id
+from s3api.errors import S3Error
+from s3api.keys import check_bucket_created
+from s3api.operations import Call, check_private, offers
+from s3api.paging import decode_token, encode_token
+from s3api.transfer import read_document
+
+_BUCKETS_MAX = 10_000
+_LOCATION = "location"  # name of the settings document
+_OF_THE_NODE = "forebay"
+"""Shown as the owner of buckets that nobody owns."""
+
+
+def owner_of(bucket: Bucket) -> dict[str, str]:
+    """The Owner structure of a bucket, and of the objects in it."""
+    user = bucket.owner or _OF_THE_NODE
+    return {"DisplayName": user, "ID": canonical_id(user)}
+
+
+def check_expected_owner(call: Call, bucket: str, expected: str | None) -> None:
+    """x-amz-expected-bucket-owner: AccessDenied if the bucket is another's."""
+    if expected is not None and owner_of(call.volume.buckets.get(bucket))["ID"] != expected:
+        raise S3Error("AccessDenied")
+
+
+@offers("ListBuckets", "BucketRegion ContinuationToken MaxBuckets Prefix")
+async def list_buckets(call: Call) -> web.StreamResponse:
+    values = call.input
+    limit = values.get("MaxBuckets", _BUCKETS_MAX)
+    if not 1 <= limit <= _BUCKETS_MAX:
+        raise S3Error("InvalidArgument", ArgumentName="max-buckets", ArgumentValue=str(limit))
+    prefix = values.get("Prefix", "")
+    token = values.get("ContinuationToken")
+    after = "" if token is None else decode_token(token).decode("utf-8", "replace")
+    user = call.identity.user
+    shown = [
+        bucket
+        for bucket in await call.threads.metadata(call.volume.buckets.list)
+        if bucket.owner in ("", user)
+        and bucket.name.startswith(prefix)
+        and bucket.name > after
+        and values.get("BucketRegion", _region(call, bucket)) == _region(call, bucket)
+    ]
+    page, rest = shown[:limit], shown[limit:]
+    return call.document(
+        {
+            "Buckets": [
+                {"Name": bucket.name, "CreationDate": bucket.created_ns} for bucket in page
+            ],
+            "Owner": {"DisplayName": user, "ID": call.identity.canonical_id},
+            "ContinuationToken": encode_token(page[-1].name.encode()) if rest else None,
+            "Prefix": values.get("Prefix"),
+        }
+    )
+
+
+def _region(call: Call, bucket: Bucket) -> str:
+    """The location that the bucket's creator asked for; by default the node's."""
+    return bucket.settings.get(_LOCATION, call.door.config.region.encode()).decode()
+
+
+@offers("CreateBucket", "ACL CreateBucketConfiguration")
+async def create_bucket(call: Call) -> web.StreamResponse:
+    """Idempotent for one's own bucket, as in Amazon's first region."""
+    check_private(call.input)
+    name = check_bucket_created(call.bucket)
+    body = await read_document(call)
+    configuration: dict[str, Any] = body.get("CreateBucketConfiguration", {})
+    others = configuration.keys() - {"LocationConstraint"}
+    if others:
+        raise S3Error("NotImplemented", f"{', '.join(sorted(others))} is not implemented.")
+    region = configuration.get("LocationConstraint", "")
+    if region and call.door.config.check_region and region != call.door.config.region:
+        raise S3Error("InvalidLocationConstraint", LocationConstraint=region[:64])
+    await call.threads.metadata(_create, call, name, region)
+    return call.document({"Location": f"/{name}"})
+
+
+def _create(call: Call, name: str, region: str) -> None:
+    buckets = call.volume.buckets
+    try:
+        buckets.create(name, call.identity.user)
+    except BucketExists as exists:
+        if exists.owner != call.identity.user:
+            raise
+    else:
+        if region:
+            buckets.update_settings(name, **{_LOCATION: region.encode()})
+
+
+@offers("DeleteBucket")
+async def delete_bucket(call: Call) -> web.StreamResponse:
+    await call.threads.metadata(_delete, call)
+    return call.document({})
+
+
+def _delete(call: Call) -> None:
+    # Listing first makes the cache learn what the store holds: an unknown bucket is not empty.
+    if call.volume.objects.list(call.bucket, limit=1).entries:
+        raise BucketNotEmpty(call.bucket)
+    call.volume.buckets.delete(call.bucket)
+
+
+@offers("HeadBucket")
+async def head_bucket(call: Call) -> web.StreamResponse:
+    bucket = call.volume.buckets.get(call.bucket)
+    return call.document({"BucketRegion": _region(call, bucket), "AccessPointAlias": False})
+
+
+@offers("GetBucketLocation")
+async def get_bucket_location(call: Call) -> web.StreamResponse:
+    region = _region(call, call.volume.buckets.get(call.bucket))
+    return call.document({"LocationConstraint": "" if region == "us-east-1" else region})
+
+
+@offers("GetBucketVersioning")
+async def get_bucket_versioning(call: Call) -> web.StreamResponse:
+    """No bucket was ever versioned: an answer without a status says so."""
+    call.volume.buckets.get(call.bucket)
+    return call.document({})
+
+
+@offers("GetBucketAcl")
+async def get_bucket_acl(call: Call) -> web.StreamResponse:
+    """The one ACL there is: its owner may do everything."""
+    owner = owner_of(call.volume.buckets.get(call.bucket))
+    return call.document({"Owner": owner, "Grants": private_grants(owner)})
+
+
+def private_grants(owner: dict[str, str]) -> Sequence[dict[str, Any]]:
+    grantee = {**owner, "Type": "CanonicalUser"}
+    return [{"Grantee": grantee, "Permission": "FULL_CONTROL"}]

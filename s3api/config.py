@@ -1,0 +1,90 @@
+"""Settings of the S3 door; the tables [s3] and [auth] of the configuration file.
+
+Imports nothing of the door itself: the supervisor reads the settings without loading aiohttp.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayConfig:
+    address: str = "127.0.0.1"
+    """Address on which S3 is served; `0.0.0.0` or `::` for all of this machine's."""
+
+    port: int = 29998
+    """TCP port of S3 over HTTP."""
+
+    domain: str | None = None
+    """Domain under which `bucket.domain` names a bucket (virtual-host addressing); unset: the
+    bucket is always the first part of the path, which works beside a domain, too."""
+
+    region: str = "us-east-1"
+    """Region that the node says it is in. Clients may sign for any, unless check_region is on."""
+
+    check_region: bool = False
+    """Refuse requests that are signed for another region, as Amazon does."""
+
+    keep_alive: bool = True
+    """Leave a connection open for further requests."""
+
+    idle_timeout_s: float = 120.0
+    """Seconds after which a connection without a request is closed; 0: never."""
+
+    header_timeout_s: float = 10.0
+    """Seconds in which a request's headers must be complete, else the connection is closed."""
+
+    body_timeout_s: float = 60.0
+    """Longest pause, in seconds, within a request's body or of a client that reads nothing of an
+    answer; then the connection is closed."""
+
+    max_connections: int = 4096
+    """Connections that one gateway process serves; further ones get 503 SlowDown."""
+
+    max_connections_per_client: int = 0
+    """The same for one client address; 0: no limit of its own (many clients may be behind one)."""
+
+    metadata_threads: int = 16
+    """Threads of one gateway process for work on the index: listings, deletions, copies."""
+
+    transfer_threads: int = 32
+    """Threads of one gateway process that hash, write and fetch the bytes of objects."""
+
+    drain_timeout_s: float = 15.0
+    """Longest that requests under way may go on after a stop was asked for."""
+
+    list_directories: bool = False
+    """List every directory as an object `dir/`, as Alluxio does; off: only those that were made
+    by mkdir or by a PUT of `dir/`, as S3 does."""
+
+    access_log: Literal["off", "failures", "all"] = "failures"
+    """Which requests are logged, one line of JSON each: none, those answered with an error, all."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise ValueError("port must be from 0 to 65535")
+        for name in ("header_timeout_s", "body_timeout_s"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be above 0: a client could stay for ever")
+        for name in ("idle_timeout_s", "drain_timeout_s"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0")
+        for name in ("max_connections", "metadata_threads", "transfer_threads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1")
+        if self.max_connections_per_client < 0:
+            raise ValueError("max_connections_per_client must be at least 0")
+
+
+@dataclass(frozen=True, slots=True)
+class AuthConfig:
+    mode: Literal["auto", "sigv4", "simple"] = "auto"
+    """How requests are authenticated: `sigv4` checks their signatures against the access keys made
+    by `forebay keys create`; `simple` believes the user named in the Authorization header and
+    checks nothing; `auto` is simple on a loopback address while no access key exists."""
+
+    allow_simple_remote: bool = False
+    """Allow `simple` on an address that other machines can reach. Anybody who can may then read
+    and write everything."""

@@ -1,0 +1,173 @@
+"""Connections of the gateway: aiohttp's HTTP protocol with the bounds that it does not have.
+
+- A request's headers must be complete `header_timeout_s` after the connection opened or their
+  first byte came; a silent or dribbling client is cut off.
+- A client that takes no byte of an answer for `body_timeout_s` is cut off by the kernel
+  (TCP_USER_TIMEOUT), also in the middle of a sendfile.
+- The number of connections is limited, in total and for each client address.
+- What cannot be parsed as HTTP is answered as S3 answers, without echoing it.
+
+Pauses within a request's body are the business of whoever reads it (`transfer.py`). Runs on the
+event loop only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from aiohttp import web
+from aiohttp.http_exceptions import LineTooLong
+from aiohttp.web_protocol import RequestHandler
+
+from s3api import metrics
+from s3api.config import GatewayConfig
+from s3api.errors import S3Error, error_document
+
+log = logging.getLogger(__name__)
+
+READ_BUFFER_BYTES = 256 << 10
+"""aiohttp stops reading from a connection with twice this in hand."""
+_LINGER_S = 5.0
+"""How long a refused request's body is read and dropped, so that the client sees the refusal."""
+_NEVER_S = 10 * 365 * 86400.0
+
+
+class Server(web.Server):
+    """All connections of one gateway process."""
+
+    def __init__(
+        self, handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
+        config: GatewayConfig,
+    ) -> None:  # fmt: skip
+        super().__init__(
+            handler,
+            access_log=None,
+            auto_decompress=False,
+            keepalive_timeout=config.idle_timeout_s or _NEVER_S,
+            lingering_time=_LINGER_S,
+            read_bufsize=READ_BUFFER_BYTES,
+            logger=log,
+        )
+        self.config = config
+        self._open = 0
+        self._open_by_client: Counter[str] = Counter()
+
+    def __call__(self) -> Connection:
+        return Connection(self, loop=asyncio.get_running_loop(), **self._kwargs)
+
+    def admit(self, client: str) -> bool:
+        """Count a new connection; False if it is one too many."""
+        self._open += 1
+        self._open_by_client[client] += 1
+        metrics.CONNECTIONS.inc()
+        of_client = self.config.max_connections_per_client or self.config.max_connections
+        return (
+            self._open <= self.config.max_connections and self._open_by_client[client] <= of_client
+        )
+
+    def release(self, client: str) -> None:
+        self._open -= 1
+        self._open_by_client[client] -= 1
+        if not self._open_by_client[client]:
+            del self._open_by_client[client]
+        metrics.CONNECTIONS.dec()
+
+
+class Connection(RequestHandler):
+    """One client connection."""
+
+    __slots__ = ("_client", "_header_deadline", "_server")
+
+    def __init__(self, server: Server, **kwargs: Any) -> None:
+        super().__init__(server, **kwargs)
+        self._server = server
+        self._client: str | None = None
+        self._header_deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        peer = transport.get_extra_info("peername")
+        self._client = str(peer[0]) if peer else ""
+        admitted = self._server.admit(self._client)
+        super().connection_made(transport)
+        if not admitted:
+            self._refuse()
+            return
+        raw = transport.get_extra_info("socket")
+        if raw is not None:
+            timeout_ms = int(self._server.config.body_timeout_s * 1000)
+            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout_ms)
+        self._await_headers()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._headers_arrived()
+        if self._client is not None:
+            self._server.release(self._client)
+            self._client = None
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._current_request is None and data and self._header_deadline is None:
+            self._await_headers()
+        super().data_received(data)
+
+    def request_started(self) -> None:
+        """Called by the gateway when a request's headers are whole."""
+        self._headers_arrived()
+
+    def _await_headers(self) -> None:
+        self._header_deadline = self._loop.call_later(
+            self._server.config.header_timeout_s, self._headers_late
+        )
+
+    def _headers_arrived(self) -> None:
+        if self._header_deadline is not None:
+            self._header_deadline.cancel()
+            self._header_deadline = None
+
+    def _headers_late(self) -> None:
+        self._header_deadline = None
+        if self._current_request is None:
+            self.force_close()
+
+    def _refuse(self) -> None:
+        transport = self.transport
+        assert transport is not None
+        body = error_document(S3Error("SlowDown"), resource="", request_id="", host_id="")
+        transport.write(
+            b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/xml\r\n"
+            b"Connection: close\r\nRetry-After: 1\r\nContent-Length: %d\r\n\r\n%b"
+            % (len(body), body)
+        )
+        self.close()
+        transport.close()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """The answer to what was not HTTP, and to a defect that no handler caught."""
+        if status >= 500:
+            log.error("unhandled error in a connection", exc_info=exc)
+            error = S3Error("InternalError")
+        elif isinstance(exc, LineTooLong):
+            error = S3Error("RequestHeaderSectionTooLarge")
+        else:
+            error = S3Error("BadRequest")
+        if request.writer.output_size > 0:
+            raise ConnectionError("the answer has begun: it can only be cut off")
+        log.debug("a client of %s sent what is not HTTP: %s", request.remote, type(exc).__name__)
+        response = web.Response(
+            status=error.status,
+            body=error_document(error, resource="", request_id="", host_id=""),
+            content_type="application/xml",
+        )
+        response.force_close()
+        return response

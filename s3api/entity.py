@@ -1,0 +1,168 @@
+"""An object as HTTP sees it: its headers, and the attributes that a request gives to a new one.
+
+Pure; callable from any thread.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from cache.objects import Check, Object
+from cache.records import ObjectAttributes
+from s3api.checksums import ALGORITHMS
+from s3api.conditions import DeleteCondition, WriteCondition
+from s3api.documents import http_date
+from s3api.errors import S3Error
+
+METADATA_BYTES_MAX = 2048
+"""Names and values of a PUT's user metadata together, as on Amazon."""
+DEFAULT_CONTENT_TYPE = "binary/octet-stream"
+
+_HEADERS = {
+    "CacheControl": "cache-control",
+    "ContentDisposition": "content-disposition",
+    "ContentEncoding": "content-encoding",
+    "ContentLanguage": "content-language",
+    "Expires": "expires",
+}
+_OVERRIDES = {
+    "ResponseCacheControl": "cache-control",
+    "ResponseContentDisposition": "content-disposition",
+    "ResponseContentEncoding": "content-encoding",
+    "ResponseContentLanguage": "content-language",
+    "ResponseContentType": "content-type",
+    "ResponseExpires": "expires",
+}
+RESPONSE_OVERRIDES = " ".join(_OVERRIDES)
+STANDARD_HEADERS = " ".join(_HEADERS) + " ContentType"
+
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f]")
+_EMPTY_ETAG = hashlib.md5(usedforsecurity=False).hexdigest()
+
+
+def etag_of(found: Object) -> str:
+    """The object's ETag, without quotes.
+
+    Bytes that came through the mount or from the store have none that S3 computed; theirs names
+    the inode and the revision of its bytes, so that it changes exactly when they do. The dash
+    tells clients that it is not an MD5.
+    """
+    if found.etag:
+        return found.etag
+    if not found.size:
+        return _EMPTY_ETAG
+    return f"{found.inode.id:016x}{found.inode.revision:016x}-1"
+
+
+def quoted_etag(found: Object) -> str:
+    return f'"{etag_of(found)}"'
+
+
+class Validators:
+    """What conditions look at, with the ETag that clients know."""
+
+    __slots__ = ("etag", "modified_ns", "size")
+
+    def __init__(self, found: Object) -> None:
+        self.etag = etag_of(found)
+        self.modified_ns = found.modified_ns
+        self.size = found.size
+
+
+def check_of(condition: WriteCondition | DeleteCondition) -> Check | None:
+    """The condition as a check for the cache's commit; None if there is nothing to check."""
+    if not condition:
+        return None
+    return lambda current: condition(None if current is None else Validators(current))
+
+
+def object_headers(found: Object) -> dict[str, str]:
+    """Headers of GetObject and HeadObject, but for the length and what the request asks for."""
+    attributes = found.attributes
+    headers = {
+        "Accept-Ranges": "bytes",
+        "Content-Type": _safe(attributes.content_type) or DEFAULT_CONTENT_TYPE,
+        "ETag": quoted_etag(found),
+        "Last-Modified": http_date(found.modified_ns),
+    }
+    for name, value in attributes.headers.items():
+        headers[name] = _safe(value)
+    for name, value in attributes.metadata.items():
+        headers[f"x-amz-meta-{_safe(name)}"] = _safe(value)
+    if attributes.tags:
+        headers["x-amz-tagging-count"] = str(len(attributes.tags))
+    return headers
+
+
+def checksum_headers(attributes: ObjectAttributes) -> dict[str, str]:
+    """The x-amz-checksum-* headers of a whole object."""
+    headers = {
+        ALGORITHMS[name].header: value
+        for name, value in attributes.checksums.items()
+        if name in ALGORITHMS
+    }
+    if headers:
+        headers["x-amz-checksum-type"] = attributes.checksum_type
+    return headers
+
+
+def _safe(value: str) -> str:
+    """A value for a header. What came from the store may hold line breaks; a client must not be
+    able to write headers through them."""
+    return _UNSAFE.sub(" ", value) if _UNSAFE.search(value) else value
+
+
+def response_overrides(values: Mapping[str, Any]) -> dict[str, str]:
+    """Headers that the query sets (response-content-type …). InvalidArgument for line breaks."""
+    overrides: dict[str, str] = {}
+    for member, header in _OVERRIDES.items():
+        value = values.get(member)
+        if value is not None:
+            if _UNSAFE.search(value):
+                raise S3Error("InvalidArgument", ArgumentName=f"response-{header}")
+            overrides[header] = value
+    return overrides
+
+
+def read_attributes(values: Mapping[str, Any], owner: str) -> ObjectAttributes:
+    """The attributes that the headers of a PUT, a copy or a multipart upload ask for.
+
+    MetadataTooLarge above 2 KB of user metadata."""
+    metadata = {name: _text(value) for name, value in values.get("Metadata", {}).items()}
+    size_bytes = sum(len(name) + len(value.encode()) for name, value in metadata.items())
+    if size_bytes > METADATA_BYTES_MAX:
+        raise S3Error(
+            "MetadataTooLarge",
+            Size=str(size_bytes),
+            MaxSizeAllowed=str(METADATA_BYTES_MAX),
+        )
+    headers = {
+        header: _text(values[member]) for member, header in _HEADERS.items() if member in values
+    }
+    encoding = _without_aws_chunked(headers.pop("content-encoding", ""))
+    if encoding:
+        headers["content-encoding"] = encoding
+    return ObjectAttributes(
+        content_type=_text(values.get("ContentType", "")),
+        headers=headers,
+        metadata=metadata,
+        owner=owner,
+    )
+
+
+def _without_aws_chunked(encoding: str) -> str:
+    """aws-chunked is how the body travels, not what it is."""
+    names = [name.strip() for name in encoding.split(",")]
+    return ", ".join(name for name in names if name and name.lower() != "aws-chunked")
+
+
+def _text(value: str) -> str:
+    """A header's text. Bytes that are not UTF-8 are Latin-1, as HTTP once defined."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return value.encode("utf-8", "surrogateescape").decode("latin-1")
+    return value

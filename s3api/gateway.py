@@ -1,0 +1,304 @@
+"""The S3 endpoint of one process: the server, and the way of every request through it.
+
+The prologue is the same for all: name the request, decode its target, find the operation,
+authenticate, authorise, parse the input; then one call of the operation; then one place where
+errors become answers. Nothing of a body is read, and no `100 Continue` is sent, before a request
+was authorised. The signature is checked over the raw path, and the Host header is all that is
+believed about the host.
+
+One asyncio loop on the calling thread; whatever blocks runs in the threads of `threads.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import secrets
+import signal
+import socket
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from aiohttp import web
+
+from cache.errors import CacheError
+from cache.volume import Volume
+
+# The modules of operations enter themselves into OFFERED when they are imported.
+from s3api import buckets, listing, metrics, multipart, objects, sigv4  # noqa: F401
+from s3api.auth import Authenticator, authorise
+from s3api.buckets import check_expected_owner
+from s3api.config import AuthConfig, GatewayConfig
+from s3api.connection import Connection, Server
+from s3api.errors import S3Error, error_document, from_cache
+from s3api.keys import parse_target
+from s3api.model import MODEL
+from s3api.operations import Call, Door, common_headers, find_offer
+from s3api.parsing import read_input, split_query
+from s3api.threads import Threads
+
+log = logging.getLogger(__name__)
+access_log = logging.getLogger("s3api.access")
+
+_BACKLOG = 1024
+_ONCE_ONLY = MODEL.header_names | {
+    "authorization",
+    "content-encoding",
+    "content-type",
+    "date",
+    "expect",
+    "host",
+    "transfer-encoding",
+}
+"""Headers that may not occur twice, beside all x-amz-*: two layers could take different ones."""
+
+
+class Gateway:
+    """The requests of one process. `start` listens, `stop` drains."""
+
+    def __init__(self, volume: Volume, config: GatewayConfig, auth: AuthConfig) -> None:
+        self._config = config
+        self._threads = Threads(
+            metadata_threads=config.metadata_threads, transfer_threads=config.transfer_threads
+        )
+        self._door = Door(volume, self._threads, config, secrets.token_hex(16))
+        self._authenticator = Authenticator(
+            auth,
+            volume.keys,
+            address=config.address,
+            region=config.region if config.check_region else None,
+        )
+        self._http: Server | None = None
+        self._listener: asyncio.Server | None = None
+
+    async def start(self, listening: socket.socket) -> None:
+        """Serve connections of a bound socket."""
+        self._http = Server(self._handle, self._config)
+        loop = asyncio.get_running_loop()
+        self._listener = await loop.create_server(self._http, sock=listening, backlog=_BACKLOG)
+        log.info(
+            "serving S3 on %s port %d, authentication: %s",
+            *listening.getsockname()[:2],
+            self._authenticator.mode,
+        )
+
+    async def stop(self) -> None:
+        """Refuse new connections, let requests under way end, for at most drain_timeout_s."""
+        assert self._listener is not None
+        assert self._http is not None
+        self._listener.close()
+        self._http.pre_shutdown()
+        await self._http.shutdown(self._config.drain_timeout_s)
+        await asyncio.to_thread(self._threads.close)
+
+    # ------------------------------------------------------------------------------ one request
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        connection = request.protocol
+        assert isinstance(connection, Connection)
+        connection.request_started()
+        entry = _Entry(request)
+        call: Call | None = None
+        try:
+            call = self._resolve(request, entry)
+            response = await find_offer(call.operation).handler(call)
+            entry.status = response.status
+        except S3Error as error:
+            response = self._refuse(request, entry, call, error)
+        except CacheError as error:
+            translated = from_cache(error)
+            if translated.status >= 500:
+                log.warning("request %s: %s", entry.request_id, error)
+            response = self._refuse(request, entry, call, translated)
+        except ConnectionError:
+            response = self._cut_off(request, entry, "ClientGone")
+        except Exception:
+            log.exception("request %s (%s) failed", entry.request_id, entry.operation)
+            response = self._refuse(request, entry, call, S3Error("InternalError"))
+        self._finish(entry, response)
+        return response
+
+    def _resolve(self, request: web.BaseRequest, entry: _Entry) -> Call:
+        """Everything before the operation: who asks for what, and whether they may."""
+        raw_path, _, raw_query = request.raw_path.partition("?")
+        if not request.raw_path.isascii() or "#" in request.raw_path:
+            raise S3Error("InvalidURI")
+        headers = _read_headers(request)
+        target = parse_target(raw_path, headers.get("host", ""), self._config.domain)
+        entry.bucket, entry.key = target.bucket, target.key
+        query = split_query(raw_query)
+        level = "key" if target.key else "bucket" if target.bucket else "service"
+        operation = MODEL.route(request.method, level, query, headers)
+        entry.operation = operation.name
+        authentication = self._authenticator.authenticate(
+            sigv4.Request(request.method, raw_path, query, headers), datetime.now(UTC)
+        )
+        entry.user = authentication.identity.user
+        authorise(authentication.identity, operation, target)
+        if headers.get("expect", "100-continue").lower() != "100-continue":
+            raise S3Error("ExpectationFailed")
+        values = read_input(operation, find_offer(operation).members, query, headers.items())
+        call = Call(
+            self._door,
+            request,
+            entry.request_id,
+            headers,
+            operation,
+            target,
+            values,
+            authentication,
+        )
+        if "ExpectedBucketOwner" in values:
+            check_expected_owner(call, target.bucket, values["ExpectedBucketOwner"])
+        return call
+
+    def _refuse(
+        self, request: web.BaseRequest, entry: _Entry, call: Call | None, error: S3Error
+    ) -> web.StreamResponse:
+        """The answer to a request that failed; if its answer has begun, its end."""
+        if call is not None and call.response is not None and call.response.prepared:
+            log.warning("request %s: cut off: %s", entry.request_id, error)
+            return self._cut_off(request, entry, error.code)
+        entry.status, entry.code = error.status, error.code
+        headers = common_headers(entry.request_id, self._door.host_id) | error.headers
+        body: bytes | None = None
+        if request.method != "HEAD" and error.status != 304:
+            headers["Content-Type"] = "application/xml"
+            body = error_document(
+                error,
+                resource=request.raw_path.partition("?")[0],
+                request_id=entry.request_id,
+                host_id=self._door.host_id,
+            )
+        return web.Response(status=error.status, headers=headers, body=body)
+
+    def _cut_off(self, request: web.BaseRequest, entry: _Entry, code: str) -> web.StreamResponse:
+        """End the connection: the client must not take what it has for a whole answer."""
+        entry.code = code
+        if request.transport is not None:
+            request.transport.abort()
+        return web.Response(status=500)  # never sent
+
+    def _finish(self, entry: _Entry, response: web.StreamResponse) -> None:
+        """Count and log a request."""
+        if not self._config.keep_alive:
+            response.force_close()
+        elapsed_s = time.monotonic() - entry.started_s
+        operation = entry.operation or "Unknown"
+        metrics.REQUESTS.labels(operation, entry.code).inc()
+        metrics.REQUEST_SECONDS.labels(operation).observe(elapsed_s)
+        wanted = self._config.access_log
+        failed = entry.code not in ("OK", "NotModified")
+        if wanted == "all" or (wanted == "failures" and failed):
+            access_log.info("%s", entry.line(elapsed_s))
+
+
+class _Entry:
+    """What is known of a request for the log and the metrics, filled in as it becomes known."""
+
+    __slots__ = (
+        "bucket", "code", "key", "operation", "remote", "request", "request_id", "started_s",
+        "status", "user",
+    )  # fmt: skip
+
+    def __init__(self, request: web.BaseRequest) -> None:
+        self.request = request
+        self.request_id = secrets.token_hex(8).upper()
+        self.started_s = time.monotonic()
+        self.bucket = ""
+        self.key = b""
+        self.operation = ""
+        self.user = ""
+        self.status = 0
+        self.code = "OK"
+
+    def line(self, elapsed_s: float) -> str:
+        """One line of JSON; never the query string, which may be a signature."""
+        return json.dumps(
+            {
+                "request_id": self.request_id,
+                "remote": self.request.remote,
+                "user": self.user,
+                "method": self.request.method,
+                "operation": self.operation,
+                "bucket": self.bucket,
+                "key": self.key.decode("utf-8", "replace"),
+                "status": self.status,
+                "code": self.code,
+                "milliseconds": round(elapsed_s * 1000, 3),
+                "user_agent": self.request.headers.get("User-Agent", "")[:256],
+            }
+        )
+
+
+def _read_headers(request: web.BaseRequest) -> dict[str, str]:
+    """Headers by name in lower case. InvalidRequest for one that must not occur twice."""
+    headers: dict[str, str] = {}
+    for name, value in request.headers.items():
+        lower = name.lower()
+        if lower not in headers:
+            headers[lower] = value
+        elif lower in _ONCE_ONLY or lower.startswith("x-amz-"):
+            raise S3Error("InvalidRequest", f"The header {lower[:64]} occurs more than once.")
+        else:
+            headers[lower] += f",{value}"
+    if "host" not in headers and request.version >= (1, 1):
+        raise S3Error("InvalidRequest", "The Host header is missing.")
+    return headers
+
+
+# --------------------------------------------------------------------------------- the process
+
+
+def listening_socket(address: str, port: int) -> socket.socket:
+    """A socket bound to the address, which the node's other gateways can bind, too."""
+    found = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, kind, protocol, _, where = found[0]
+    listening = socket.socket(family, kind, protocol)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listening.bind(where)
+    except BaseException:
+        listening.close()
+        raise
+    return listening
+
+
+def serve(
+    volume: Volume,
+    config: GatewayConfig,
+    auth: AuthConfig,
+    *,
+    index: int,
+    ready: Callable[[], object],
+) -> None:
+    """Serve S3 until SIGTERM or SIGINT, then drain. Blocks; call it in the main thread.
+
+    index: which of the node's gateways this is. ready: called once, from the loop, when requests
+    are served.
+    """
+    asyncio.run(_serve(volume, config, auth, index, ready))
+
+
+async def _serve(
+    volume: Volume,
+    config: GatewayConfig,
+    auth: AuthConfig,
+    index: int,
+    ready: Callable[[], object],
+) -> None:
+    loop = asyncio.get_running_loop()
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    gateway = Gateway(volume, config, auth)
+    with contextlib.closing(listening_socket(config.address, config.port)) as listening:
+        await gateway.start(listening)
+        ready()
+        await stopping.wait()
+        log.info("gateway %d stops", index)
+        await gateway.stop()

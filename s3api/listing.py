@@ -1,0 +1,155 @@
+"""ListObjects, ListObjectsV2 and ListObjectVersions: pages of keys and common prefixes.
+
+Everything about order, prefixes and delimiters is the cache's; here is how a page of it looks to
+the three operations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from aiohttp import web
+
+from cache.listing import CommonPrefix, Listing
+from cache.objects import Object
+from s3api.buckets import owner_of
+from s3api.entity import quoted_etag
+from s3api.errors import S3Error
+from s3api.operations import Call, offers
+from s3api.paging import KeyText, decode_token, encode_token, key_text, read_limit
+
+
+def _given(values: Mapping[str, Any], name: str, text: KeyText) -> str | None:
+    """A parameter of the request, echoed in the encoding it asks for."""
+    return text(values[name].encode()) if values.get(name) else None
+
+
+async def _page(call: Call, after: bytes, limit: int) -> Listing[Object]:
+    values = call.input
+    return await call.threads.metadata(
+        lambda: call.volume.objects.list(
+            call.bucket,
+            prefix=values.get("Prefix", "").encode(),
+            delimiter=values.get("Delimiter", "").encode(),
+            after=after,
+            limit=limit,
+            directories=call.door.config.list_directories,
+        )
+    )
+
+
+def _contents(
+    page: Listing[Object], text: KeyText, owner: Mapping[str, str] | None
+) -> Sequence[dict[str, Any]]:
+    return [
+        {
+            "Key": text(entry.key),
+            "LastModified": entry.modified_ns,
+            "ETag": quoted_etag(entry),
+            "Size": entry.size,
+            "StorageClass": "STANDARD",
+            "Owner": owner,
+        }
+        for entry in page.entries
+        if isinstance(entry, Object)
+    ]
+
+
+def _prefixes(page: Listing[Object], text: KeyText) -> Sequence[dict[str, str]]:
+    return [
+        {"Prefix": text(entry.key)} for entry in page.entries if isinstance(entry, CommonPrefix)
+    ]
+
+
+def _owner(call: Call) -> Mapping[str, str]:
+    return owner_of(call.volume.buckets.get(call.bucket))
+
+
+@offers("ListObjects", "Delimiter EncodingType Marker MaxKeys Prefix")
+async def list_objects(call: Call) -> web.StreamResponse:
+    values = call.input
+    text = key_text(values)
+    limit = read_limit(values, "MaxKeys", "max-keys")
+    page = await _page(call, values.get("Marker", "").encode(), limit)
+    return call.document(
+        {
+            "IsTruncated": page.truncated,
+            "Marker": text(values.get("Marker", "").encode()),
+            # Amazon gives it with a delimiter only; Alluxio always, and that harms nobody.
+            "NextMarker": text(page.last) if page.truncated else None,
+            "Contents": _contents(page, text, _owner(call)),
+            "Name": call.bucket,
+            "Prefix": text(values.get("Prefix", "").encode()),
+            "Delimiter": _given(values, "Delimiter", text),
+            "MaxKeys": limit,
+            "CommonPrefixes": _prefixes(page, text),
+            "EncodingType": values.get("EncodingType"),
+        }
+    )
+
+
+@offers(
+    "ListObjectsV2",
+    "ContinuationToken Delimiter EncodingType FetchOwner MaxKeys Prefix StartAfter",
+)
+async def list_objects_v2(call: Call) -> web.StreamResponse:
+    values = call.input
+    text = key_text(values)
+    limit = read_limit(values, "MaxKeys", "max-keys")
+    if "ContinuationToken" in values:
+        if not values["ContinuationToken"]:
+            raise S3Error(
+                "InvalidArgument",
+                "The continuation token provided is incorrect",
+                ArgumentName="continuation-token",
+            )
+        after = decode_token(values["ContinuationToken"])
+    else:
+        after = values.get("StartAfter", "").encode()
+    page = await _page(call, after, limit)
+    return call.document(
+        {
+            "IsTruncated": page.truncated,
+            "Contents": _contents(page, text, _owner(call) if values.get("FetchOwner") else None),
+            "Name": call.bucket,
+            "Prefix": text(values.get("Prefix", "").encode()),
+            "Delimiter": _given(values, "Delimiter", text),
+            "MaxKeys": limit,
+            "CommonPrefixes": _prefixes(page, text),
+            "EncodingType": values.get("EncodingType"),
+            "KeyCount": len(page.entries),
+            "ContinuationToken": values.get("ContinuationToken"),
+            "NextContinuationToken": encode_token(page.last) if page.truncated else None,
+            "StartAfter": _given(values, "StartAfter", text),
+        }
+    )
+
+
+@offers("ListObjectVersions", "Delimiter EncodingType KeyMarker MaxKeys Prefix VersionIdMarker")
+async def list_object_versions(call: Call) -> web.StreamResponse:
+    """Every object has the one version `null`, as in any bucket that was never versioned."""
+    values = call.input
+    text = key_text(values)
+    limit = read_limit(values, "MaxKeys", "max-keys")
+    page = await _page(call, values.get("KeyMarker", "").encode(), limit)
+    owner = _owner(call)
+    return call.document(
+        {
+            "IsTruncated": page.truncated,
+            "KeyMarker": text(values.get("KeyMarker", "").encode()),
+            "VersionIdMarker": values.get("VersionIdMarker", ""),
+            "NextKeyMarker": text(page.last) if page.truncated else None,
+            "NextVersionIdMarker": "null" if page.truncated else None,
+            "Versions": [
+                {**contents, "VersionId": "null", "IsLatest": True}
+                for contents in _contents(page, text, owner)
+            ],
+            "Name": call.bucket,
+            "Prefix": text(values.get("Prefix", "").encode()),
+            "Delimiter": _given(values, "Delimiter", text),
+            "MaxKeys": limit,
+            "CommonPrefixes": _prefixes(page, text),
+            "EncodingType": values.get("EncodingType"),
+        }
+    )

@@ -1,0 +1,20 @@
+"""Every metric of the S3 door: name, unit, labels, meaning. `docs/metrics.md` lists the same."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+REQUESTS = Counter(
+    "forebay_s3_requests",
+    "Answered requests; code is the S3 error code, or OK",
+    ["operation", "code"],
+)
+REQUEST_SECONDS = Histogram(
+    "forebay_s3_request_seconds",
+    "Time from a request's headers to the last byte of its answer",
+    ["operation"],
+    buckets=(0.0005, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0),
+)
+RECEIVED_BYTES = Counter("forebay_s3_received_bytes", "Payload bytes of PutObject and UploadPart")
+SENT_BYTES = Counter("forebay_s3_sent_bytes", "Object bytes sent in answers to GetObject")
+CONNECTIONS = Gauge("forebay_s3_connections", "Open client connections of this process")

@@ -1,0 +1,192 @@
+"""Amazon's own description of S3, as botocore ships it, compiled into tables.
+
+Decides which operation a request means, and knows for each operation the members of its input and
+output: where each travels (path, query, header, XML) and of what type it is. Parsing of members is
+in `parsing.py`, writing of answers in `serialising.py`. Which operations Forebay offers is decided
+by the modules that implement them; here every operation of the model is known by name, so that a
+request for one that is not offered is answered by its name and never taken for another.
+
+Immutable after import; callable from any thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from botocore.loaders import Loader
+
+from s3api.errors import S3Error, not_implemented
+
+XML_NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One member of a structure. `location` is "" for an element of the XML body."""
+
+    name: str
+    wire_name: str
+    shape: str
+    location: str
+    flattened: bool
+    attribute: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shape:
+    """A type of the model. `members` of structures, `element` of lists."""
+
+    name: str
+    kind: str  # structure, list, map, string, integer, long, boolean, timestamp, blob
+    members: Mapping[str, Member]
+    required: frozenset[str]
+    payload: str | None
+    element: str | None
+    element_wire_name: str
+    flattened: bool
+    timestamp_format: str | None
+    enum: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Operation:
+    """One operation of S3 and what tells its requests from others' on the same resource."""
+
+    name: str
+    method: str
+    level: str  # "service", "bucket" or "key"
+    status: int
+    input: Shape | None
+    output: Shape | None
+    selectors: frozenset[str]
+    """Query parameters that must be present: `name` or `name=value`."""
+    header_selectors: frozenset[str]
+    """Headers, in lower case, that must be present: CopyObject is a PutObject with one."""
+    subresources: frozenset[str]
+    """The query parameters that only this kind of operation has: `uploads`, `partNumber` …"""
+    query_names: frozenset[str]
+    """Every query parameter the operation knows, sub-resources included."""
+
+
+class Model:
+    """The compiled service model."""
+
+    def __init__(self, document: Mapping[str, Any]) -> None:
+        self.shapes = {name: _shape(name, raw) for name, raw in document["shapes"].items()}
+        self.operations: dict[str, Operation] = {}
+        for name, raw in document["operations"].items():
+            # Deprecated twins share the request with their successors; operations with an
+            # endpoint of their own (object lambda, directory buckets) are not of this one.
+            if not raw.get("deprecated") and "endpoint" not in raw and name not in _ELSEWHERE:
+                self.operations[name] = self._operation(name, raw)
+        self._routes: dict[tuple[str, str], list[Operation]] = {}
+        for operation in self.operations.values():
+            self._routes.setdefault((operation.method, operation.level), []).append(operation)
+        for routes in self._routes.values():
+            routes.sort(key=lambda op: -len(op.selectors) - len(op.header_selectors))
+        self.subresources = frozenset().union(
+            *(operation.subresources for operation in self.operations.values())
+        )
+        self.header_names = frozenset(
+            member.wire_name.lower()
+            for operation in self.operations.values()
+            if operation.input is not None
+            for member in operation.input.members.values()
+            if member.location == "header"
+        )
+
+    def _operation(self, name: str, raw: Mapping[str, Any]) -> Operation:
+        http = raw["http"]
+        path, _, query = http["requestUri"].partition("?")
+        shape = self.shapes[raw["input"]["shape"]] if "input" in raw else None
+        output = self.shapes[raw["output"]["shape"]] if "output" in raw else None
+        literals = frozenset(filter(None, query.split("&")))
+        members = [] if shape is None else list(shape.members.values())
+        required = [member for member in members if shape and member.name in shape.required]
+        parameters = frozenset(m.wire_name for m in required if m.location == "querystring")
+        headers = frozenset(
+            m.wire_name.lower()
+            for m in required
+            if m.location == "header" and m.wire_name.startswith("x-amz-")
+        )
+        names = frozenset(literal.partition("=")[0] for literal in literals)
+        return Operation(
+            name=name,
+            method=http["method"],
+            level="key" if "{Key+}" in path else "bucket" if "{Bucket}" in path else "service",
+            status=http.get("responseCode", 200),
+            input=shape,
+            output=output,
+            selectors=literals | parameters,
+            header_selectors=headers - _NOT_SELECTING,
+            # UploadPart has no word of its own in the URI: its required parameters are the words.
+            subresources=names or parameters,
+            query_names=names | {m.wire_name for m in members if m.location == "querystring"},
+        )
+
+    def route(
+        self, method: str, level: str, query: Mapping[str, str], headers: Mapping[str, str]
+    ) -> Operation:
+        """The operation that a request means.
+
+        query: decoded names and values; headers: names in any case. Raises NotImplemented for a
+        sub-resource that nobody knows, MethodNotAllowed for one that has no such method: neither
+        ever falls through to the plain operation of that method.
+        """
+        asked = self.subresources & query.keys()
+        for operation in self._routes.get((method, level), ()):
+            if not all(name in headers for name in operation.header_selectors):
+                continue
+            if not all(_selected(selector, query) for selector in operation.selectors):
+                continue
+            if asked <= operation.query_names:
+                _refuse_unknown_subresource(operation, query)
+                return operation
+        raise S3Error("MethodNotAllowed", Method=method, ResourceType=level.upper())
+
+
+_ELSEWHERE = {"ListDirectoryBuckets", "CreateSession", "WriteGetObjectResponse"}
+_NOT_SELECTING = {"x-amz-object-attributes"}  # required, but its absence is an error of its own
+
+
+def _refuse_unknown_subresource(operation: Operation, query: Mapping[str, str]) -> None:
+    """A parameter without a value is how S3 spells a sub-resource."""
+    for name, value in query.items():
+        if not value and name not in operation.query_names and not name.lower().startswith("x-"):
+            raise not_implemented(f"?{name[:64]}")
+
+
+def _selected(selector: str, query: Mapping[str, str]) -> bool:
+    name, equals, value = selector.partition("=")
+    return query.get(name) == value if equals else name in query
+
+
+def _shape(name: str, raw: Mapping[str, Any]) -> Shape:
+    element = raw.get("member", {})
+    return Shape(
+        name=name,
+        kind=raw["type"],
+        members={
+            key: Member(
+                name=key,
+                wire_name=value.get("locationName", key),
+                shape=value["shape"],
+                location=value.get("location", ""),
+                flattened=value.get("flattened", False),
+                attribute=value.get("xmlAttribute", False),
+            )
+            for key, value in raw.get("members", {}).items()
+        },
+        required=frozenset(raw.get("required", ())),
+        payload=raw.get("payload"),
+        element=element.get("shape"),
+        element_wire_name=element.get("locationName", "member"),
+        flattened=raw.get("flattened", False),
+        timestamp_format=raw.get("timestampFormat"),
+        enum=frozenset(raw.get("enum", ())),
+    )
+
+
+MODEL = Model(Loader().load_service_model("s3", "service-2"))

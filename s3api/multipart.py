@@ -1,0 +1,480 @@
+"""Multipart uploads: create, upload and copy parts, list, complete, abort.
+
+The ETag of a completed object is the MD5 of its parts' MD5s, with their number. Its checksum is
+either composite (of the parts' checksums) or of the full object, combined from the parts' CRCs;
+an upload that asked for none gets a full-object CRC64NVME.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from cache.multipart import PART_NUMBER_MAX, PartWriter
+from cache.objects import Object
+from cache.records import ObjectAttributes, Part, UploadRecord
+from s3api.auth import canonical_id
+from s3api.buckets import owner_of
+from s3api.checksums import (
+    ALGORITHMS,
+    COMPOSITE,
+    DEFAULT_ALGORITHM,
+    FULL_OBJECT,
+    claimed_checksums,
+    combined_checksum,
+    composite_checksum,
+    multipart_etag,
+)
+from s3api.conditions import Range, WriteCondition, parse_copy_range
+from s3api.entity import STANDARD_HEADERS, check_of, etag_of, quoted_etag, read_attributes
+from s3api.errors import S3Error, not_implemented
+from s3api.objects import copy_source
+from s3api.operations import Call, check_private, offers
+from s3api.paging import key_text, read_limit
+from s3api.payload import PUT_BYTES_MAX, BodyPlan, Received, Receiver
+from s3api.transfer import read_document, receive
+
+PART_BYTES_MIN = 5 << 20
+"""Of every part but the last."""
+OBJECT_BYTES_MAX = 5 << 40
+
+_CHECKSUMS = " ".join(algorithm.member for algorithm in ALGORITHMS.values())
+
+
+# ------------------------------------------------------------------------------- create and abort
+
+
+@offers(
+    "CreateMultipartUpload",
+    f"ACL ChecksumAlgorithm ChecksumType Metadata StorageClass {STANDARD_HEADERS}",
+)
+async def create_multipart_upload(call: Call) -> web.StreamResponse:
+    check_private(call.input)
+    algorithm, kind = _read_checksum(call.input)
+    attributes = msgspec.structs.replace(
+        read_attributes(call.input, call.identity.user), checksum_type=kind
+    )
+    upload = await call.threads.metadata(
+        lambda: call.volume.uploads.create(
+            call.bucket,
+            call.key,
+            owner=call.identity.user,
+            attributes=attributes,
+            checksum_algorithm=algorithm,
+        )
+    )
+    return call.document(
+        {
+            "Bucket": call.bucket,
+            "Key": call.key.decode(),
+            "UploadId": upload.id,
+            "ChecksumAlgorithm": algorithm or None,
+            "ChecksumType": kind if algorithm else None,
+        }
+    )
+
+
+def _read_checksum(values: dict[str, Any]) -> tuple[str, str]:
+    """Algorithm ("" if none was asked for) and type of the object's checksum to be."""
+    algorithm = values.get("ChecksumAlgorithm", "").upper()
+    kind = values.get("ChecksumType", "").upper()
+    if not algorithm:
+        if kind:
+            raise S3Error(
+                "InvalidRequest",
+                "The x-amz-checksum-type header can only be used with the"
+                " x-amz-checksum-algorithm header.",
+            )
+        return "", FULL_OBJECT
+    if algorithm not in ALGORITHMS:
+        raise S3Error(
+            "InvalidRequest", "Checksum algorithm provided is unsupported. Please try again with"
+            " any of the valid types.")  # fmt: skip
+    chosen = ALGORITHMS[algorithm]
+    kind = kind or (COMPOSITE if chosen.composite else FULL_OBJECT)
+    if (kind == COMPOSITE and chosen.composite) or (kind == FULL_OBJECT and chosen.combine):
+        return algorithm, kind
+    raise S3Error(
+        "InvalidRequest",
+        f"The {kind} checksum type cannot be used with the {algorithm.lower()} checksum algorithm.",
+    )
+
+
+def _upload_of(call: Call) -> UploadRecord:
+    """The upload that a request names. NoSuchBucket, NoSuchUpload. Inline."""
+    return call.volume.uploads.get(call.bucket, call.key, call.input["UploadId"])
+
+
+@offers("AbortMultipartUpload", "UploadId")
+async def abort_multipart_upload(call: Call) -> web.StreamResponse:
+    upload = _upload_of(call)
+    await call.threads.metadata(call.volume.uploads.abort, upload)
+    return call.document({})
+
+
+# ------------------------------------------------------------------------------------------ parts
+
+
+def _part_number(call: Call) -> int:
+    number: int = call.input["PartNumber"]
+    if not 1 <= number <= PART_NUMBER_MAX:
+        raise S3Error(
+            "InvalidArgument",
+            f"Part number must be an integer between 1 and {PART_NUMBER_MAX}, inclusive",
+            ArgumentName="partNumber",
+            ArgumentValue=str(number),
+        )
+    return number
+
+
+@offers("UploadPart", f"Body ContentLength ContentMD5 PartNumber UploadId {_CHECKSUMS}")
+async def upload_part(call: Call) -> web.StreamResponse:
+    number = _part_number(call)
+    upload = _upload_of(call)
+    plan = BodyPlan.read(call.headers, call.authentication, PUT_BYTES_MAX)
+    if plan.size_bytes is None:
+        raise S3Error("MissingContentLength")
+    size_bytes = plan.size_bytes
+    wanted = upload.checksum_algorithm
+    if wanted and plan.announced_algorithm not in (None, wanted):
+        raise S3Error(
+            "InvalidRequest",
+            "Checksum Type mismatch occurred, expected checksum Type:"
+            f" {wanted.lower()}, actual checksum Type: {plan.announced_algorithm.lower()}",
+        )
+    receiver = Receiver(plan, bytes_max=PUT_BYTES_MAX, algorithm=wanted or DEFAULT_ALGORITHM)
+
+    def begin() -> PartWriter:
+        return call.volume.uploads.part_writer(upload, number, size_bytes=size_bytes)
+
+    def commit(writer: PartWriter, received: Received) -> Part:
+        return writer.commit(etag=received.etag, checksums=received.checksums)
+
+    part = await receive(call, receiver, begin, commit)
+    shown = plan.announced_algorithm or wanted or DEFAULT_ALGORITHM
+    return call.document(
+        {"ETag": f'"{part.etag}"', ALGORITHMS[shown].member: part.checksums[shown]}
+    )
+
+
+@offers(
+    "UploadPartCopy",
+    "CopySource CopySourceIfMatch CopySourceIfModifiedSince CopySourceIfNoneMatch"
+    " CopySourceIfUnmodifiedSince CopySourceRange ExpectedSourceBucketOwner PartNumber UploadId",
+)
+async def upload_part_copy(call: Call) -> web.StreamResponse:
+    number = _part_number(call)
+    upload = _upload_of(call)
+    part = await call.threads.transfer(_copy_part, call, upload, number)
+    return call.document(
+        {"CopyPartResult": {"ETag": f'"{part.etag}"', "LastModified": part.modified_ns}}
+    )
+
+
+def _copy_part(call: Call, upload: UploadRecord, number: int) -> Part:
+    source = copy_source(call)
+    chosen = Range(0, source.size, source.size)
+    if "CopySourceRange" in call.input:
+        chosen = parse_copy_range(call.input["CopySourceRange"], source.size)
+    if chosen.length > PUT_BYTES_MAX:
+        raise S3Error("EntityTooLarge", MaxSizeAllowed=str(PUT_BYTES_MAX))
+    return call.volume.uploads.copy_part(
+        upload, number, source, chosen.start, chosen.stop, etag=_etag_of_range(call, source, chosen)
+    )
+
+
+def _etag_of_range(call: Call, source: Object, chosen: Range) -> str:
+    """The MD5 of a part of an object. It must be read, unless it is all of one whose MD5 is known:
+    a part's ETag is what the completed object's ETag is made of."""
+    if chosen.length == source.size and source.etag and "-" not in source.etag:
+        return source.etag
+    md5 = hashlib.md5(usedforsecurity=False)
+    again, snapshot = call.volume.objects.open(source.bucket, source.key)
+    with snapshot:
+        if etag_of(again) != etag_of(source):
+            raise S3Error("PreconditionFailed", "The source was replaced while it was copied.")
+        for piece in snapshot.pieces(chosen.start, chosen.stop):
+            md5.update(piece if isinstance(piece, bytes) else piece.read())
+    return md5.hexdigest()
+
+
+@offers("ListParts", "MaxParts PartNumberMarker UploadId")
+async def list_parts(call: Call) -> web.StreamResponse:
+    upload = _upload_of(call)
+    limit = read_limit(call.input, "MaxParts", "max-parts")
+    after = call.input.get("PartNumberMarker", 0)
+    if after < 0:
+        raise S3Error("InvalidArgument", ArgumentName="part-number-marker")
+    found = await call.threads.metadata(
+        lambda: call.volume.uploads.parts(upload, after=after, limit=limit + 1)
+    )
+    page = found[:limit]
+    user = {"DisplayName": upload.owner, "ID": canonical_id(upload.owner)}
+    return call.document(
+        {
+            "Bucket": call.bucket,
+            "Key": call.key.decode(),
+            "UploadId": upload.id,
+            "PartNumberMarker": after,
+            "NextPartNumberMarker": page[-1].number if page else 0,
+            "MaxParts": limit,
+            "IsTruncated": len(found) > limit > 0,
+            "Parts": [
+                {
+                    "PartNumber": part.number,
+                    "LastModified": part.modified_ns,
+                    "ETag": f'"{part.etag}"',
+                    "Size": part.size,
+                    **{ALGORITHMS[name].member: value for name, value in part.checksums.items()},
+                }
+                for part in page
+            ],
+            "Initiator": user,
+            "Owner": user,
+            "StorageClass": "STANDARD",
+            "ChecksumAlgorithm": upload.checksum_algorithm or None,
+            "ChecksumType": upload.attributes.checksum_type if upload.checksum_algorithm else None,
+        }
+    )
+
+
+# --------------------------------------------------------------------------------------- complete
+
+
+@offers(
+    "CompleteMultipartUpload",
+    f"ChecksumType IfMatch IfNoneMatch MpuObjectSize MultipartUpload UploadId {_CHECKSUMS}",
+)
+async def complete_multipart_upload(call: Call) -> web.StreamResponse:
+    condition = WriteCondition(call.input, call.key)
+    upload = _upload_of(call)
+    document = (await read_document(call))["MultipartUpload"]
+    stored = await call.threads.metadata(_complete, call, upload, document, condition)
+    attributes = stored.attributes
+    path = call.request.raw_path.partition("?")[0]
+    return call.document(
+        {
+            "Location": f"http://{call.headers.get('host', '')}{path}",
+            "Bucket": call.bucket,
+            "Key": call.key.decode(),
+            "ETag": quoted_etag(stored),
+            "ChecksumType": attributes.checksum_type or None,
+            **{ALGORITHMS[name].member: value for name, value in attributes.checksums.items()},
+        }
+    )
+
+
+def _complete(
+    call: Call, upload: UploadRecord, document: dict[str, Any], condition: WriteCondition
+) -> Object:
+    """Check the client's list against the parts that are there, and join them. Blocks."""
+    parts = _chosen_parts(call, upload, document.get("Parts", []))
+    size_bytes = sum(part.size for part in parts)
+    if call.input.get("MpuObjectSize", size_bytes) != size_bytes:
+        raise S3Error(
+            "InvalidRequest",
+            "The provided 'x-amz-mp-object-size' header does not match what was computed.",
+        )
+    if size_bytes > OBJECT_BYTES_MAX:
+        raise S3Error("EntityTooLarge", MaxSizeAllowed=str(OBJECT_BYTES_MAX))
+    algorithm = upload.checksum_algorithm or DEFAULT_ALGORITHM
+    kind = upload.attributes.checksum_type
+    checksum = _object_checksum(algorithm, kind, parts)
+    _check_claim(call, algorithm, kind, checksum)
+    return call.volume.uploads.complete(
+        upload,
+        list(parts),
+        etag=multipart_etag([part.etag for part in parts]),
+        attributes=_completed_attributes(upload.attributes, algorithm, checksum, parts),
+        check=check_of(condition),
+    )
+
+
+def _chosen_parts(call: Call, upload: UploadRecord, listed: list[dict[str, Any]]) -> Sequence[Part]:
+    """The parts that the client listed. MalformedXML, InvalidPartOrder, InvalidPart,
+    EntityTooSmall."""
+    if not listed or len(listed) > PART_NUMBER_MAX:
+        raise S3Error("MalformedXML")
+    if any("PartNumber" not in each or "ETag" not in each for each in listed):
+        raise S3Error("MalformedXML")
+    numbers = [each["PartNumber"] for each in listed]
+    if any(number >= following for number, following in pairwise(numbers)):
+        raise S3Error("InvalidPartOrder", UploadId=upload.id)
+    there = {part.number: part for part in call.volume.uploads.parts(upload, limit=PART_NUMBER_MAX)}
+    chosen = []
+    for each in listed:
+        part = there.get(each["PartNumber"])
+        etag = each["ETag"].strip().strip('"')
+        if part is None or part.etag != etag or not _same_checksums(part, each):
+            raise S3Error(
+                "InvalidPart",
+                UploadId=upload.id,
+                PartNumber=str(each["PartNumber"]),
+                ETag=etag[:64],
+            )
+        chosen.append(part)
+    for part in chosen[:-1]:
+        if part.size < PART_BYTES_MIN:
+            raise S3Error(
+                "EntityTooSmall",
+                ProposedSize=str(part.size),
+                MinSizeAllowed=str(PART_BYTES_MIN),
+                PartNumber=str(part.number),
+                ETag=part.etag,
+            )
+    return chosen
+
+
+def _same_checksums(part: Part, listed: dict[str, Any]) -> bool:
+    """Whether the part has the checksums that the client's list gives it."""
+    return all(
+        part.checksums.get(algorithm.name) == listed[algorithm.member]
+        for algorithm in ALGORITHMS.values()
+        if algorithm.member in listed
+    )
+
+
+def _object_checksum(algorithm: str, kind: str, parts: Sequence[Part]) -> str | None:
+    """The completed object's checksum; None if a part has none (a copied one)."""
+    values = [part.checksums.get(algorithm) for part in parts]
+    known = [value for value in values if value is not None]
+    if len(known) < len(parts):
+        return None
+    if kind == COMPOSITE:
+        return composite_checksum(algorithm, known)
+    sizes = [part.size for part in parts]
+    return combined_checksum(algorithm, list(zip(known, sizes, strict=True)))
+
+
+def _check_claim(call: Call, algorithm: str, kind: str, checksum: str | None) -> None:
+    """Hold the object to the checksum that the client gives for it."""
+    if call.input.get("ChecksumType", kind) != kind:
+        raise S3Error(
+            "InvalidRequest",
+            f"The upload was created using the {kind} checksum mode. The complete request must use"
+            " the same checksum mode.",
+        )
+    headers = {
+        name: value.rpartition("-")[0] if kind == COMPOSITE and "-" in value else value
+        for name, value in call.headers.items()
+        if name.startswith("x-amz-checksum-")
+    }
+    for name in claimed_checksums(headers):
+        claimed = call.input[ALGORITHMS[name].member]
+        if name != algorithm or checksum is None:
+            raise not_implemented(f"{ALGORITHMS[name].header} of another algorithm than the parts'")
+        if claimed not in (
+            checksum,
+            checksum.rpartition("-")[0] if kind == COMPOSITE else checksum,
+        ):
+            raise S3Error("BadDigest")
+
+
+def _completed_attributes(
+    attributes: ObjectAttributes, algorithm: str, checksum: str | None, parts: Sequence[Part]
+) -> ObjectAttributes:
+    return msgspec.structs.replace(
+        attributes,
+        checksums={} if checksum is None else {algorithm: checksum},
+        checksum_type="" if checksum is None else attributes.checksum_type,
+        part_sizes=[part.size for part in parts],
+    )
+
+
+# ----------------------------------------------------------------------------------- list uploads
+
+
+@dataclass(slots=True)
+class _Page:
+    uploads: list[UploadRecord]
+    prefixes: list[bytes]
+    truncated: bool
+    next_key: bytes
+    next_id: str
+
+
+@offers("ListMultipartUploads", "Delimiter EncodingType KeyMarker MaxUploads Prefix UploadIdMarker")
+async def list_multipart_uploads(call: Call) -> web.StreamResponse:
+    values = call.input
+    text = key_text(values)
+    limit = read_limit(values, "MaxUploads", "max-uploads")
+    uploads = await call.threads.metadata(call.volume.uploads.list, call.bucket)
+    page = _page(values, uploads, limit)
+    owner = owner_of(call.volume.buckets.get(call.bucket))
+    return call.document(
+        {
+            "Bucket": call.bucket,
+            "KeyMarker": text(values.get("KeyMarker", "").encode()),
+            "UploadIdMarker": values.get("UploadIdMarker", ""),
+            "NextKeyMarker": text(page.next_key) if page.truncated else None,
+            "NextUploadIdMarker": page.next_id if page.truncated else None,
+            "Prefix": text(values.get("Prefix", "").encode()),
+            "Delimiter": text(values["Delimiter"].encode()) if values.get("Delimiter") else None,
+            "MaxUploads": limit,
+            "IsTruncated": page.truncated,
+            "Uploads": [
+                {
+                    "UploadId": upload.id,
+                    "Key": text(upload.key),
+                    "Initiated": upload.initiated_ns,
+                    "StorageClass": "STANDARD",
+                    "Owner": owner,
+                    "Initiator": {
+                        "ID": canonical_id(upload.owner),
+                        "DisplayName": upload.owner,
+                    },
+                    "ChecksumAlgorithm": upload.checksum_algorithm or None,
+                    "ChecksumType": (
+                        upload.attributes.checksum_type if upload.checksum_algorithm else None
+                    ),
+                }
+                for upload in page.uploads
+            ],
+            "CommonPrefixes": [{"Prefix": text(prefix)} for prefix in page.prefixes],
+            "EncodingType": values.get("EncodingType"),
+        }
+    )
+
+
+def _page(values: dict[str, Any], uploads: list[UploadRecord], limit: int) -> _Page:
+    """A page of uploads by (key, time); uploads of one key go on after the upload id marker."""
+    prefix = values.get("Prefix", "").encode()
+    delimiter = values.get("Delimiter", "").encode()
+    key_marker = values.get("KeyMarker", "").encode()
+    id_marker = values.get("UploadIdMarker", "") if key_marker else ""
+    page = _Page([], [], truncated=False, next_key=b"", next_id="")
+    past_marker = not id_marker
+    for upload in uploads:
+        if not upload.key.startswith(prefix) or upload.key < key_marker:
+            continue
+        if upload.key == key_marker and not past_marker:
+            past_marker = upload.id == id_marker
+            continue
+        if upload.key == key_marker and not id_marker:
+            continue
+        common = _common_prefix(upload.key, prefix, delimiter)
+        if common is not None and (common in page.prefixes or key_marker.startswith(common)):
+            continue
+        if len(page.uploads) + len(page.prefixes) >= limit:
+            page.truncated = limit > 0
+            break
+        if common is not None:
+            page.prefixes.append(common)
+            page.next_key, page.next_id = common, ""
+        else:
+            page.uploads.append(upload)
+            page.next_key, page.next_id = upload.key, upload.id
+    return page
+
+
+def _common_prefix(key: bytes, prefix: bytes, delimiter: bytes) -> bytes | None:
+    if not delimiter:
+        return None
+    at = key.find(delimiter, len(prefix))
+    return None if at < 0 else key[: at + len(delimiter)]

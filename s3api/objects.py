@@ -1,0 +1,328 @@
+"""Operations on objects: put, get, head, delete, copy.
+
+The bytes go through `transfer.py`, conditions through `conditions.py`; here is what each operation
+means. GET, HEAD and PUT write their headers themselves: the general way through the model costs
+more than all the rest of a small GET.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from cache.contents import Snapshot
+from cache.errors import CacheError
+from cache.objects import Object, ObjectWriter
+from cache.records import ObjectAttributes
+from s3api.buckets import check_expected_owner, owner_of, private_grants
+from s3api.checksums import ALGORITHMS, COMPOSITE, FULL_OBJECT
+from s3api.conditions import (
+    DeleteCondition,
+    Range,
+    WriteCondition,
+    check_copy_source,
+    check_read,
+    parse_range,
+    part_range,
+)
+from s3api.entity import (
+    RESPONSE_OVERRIDES,
+    STANDARD_HEADERS,
+    Validators,
+    check_of,
+    checksum_headers,
+    etag_of,
+    object_headers,
+    quoted_etag,
+    read_attributes,
+    response_overrides,
+)
+from s3api.errors import S3Error, from_cache
+from s3api.keys import check_key, parse_copy_source
+from s3api.operations import Call, check_private, check_version, offers
+from s3api.payload import PUT_BYTES_MAX, BodyPlan, Received, Receiver
+from s3api.transfer import read_document, receive, send
+
+_DELETED_AT_ONCE_MAX = 1000
+_CHECKSUMS = " ".join(algorithm.member for algorithm in ALGORITHMS.values())
+_READ_CONDITIONS = "IfMatch IfModifiedSince IfNoneMatch IfUnmodifiedSince"
+_READ = f"ChecksumMode PartNumber Range VersionId {_READ_CONDITIONS} {RESPONSE_OVERRIDES}"
+
+
+# ------------------------------------------------------------------------------------------- put
+
+
+@offers(
+    "PutObject",
+    f"ACL Body ContentLength ContentMD5 IfMatch IfNoneMatch Metadata StorageClass"
+    f" {STANDARD_HEADERS} {_CHECKSUMS}",
+)
+async def put_object(call: Call) -> web.StreamResponse:
+    check_private(call.input)
+    condition = WriteCondition(call.input, call.key)
+    attributes = read_attributes(call.input, call.identity.user)
+    plan = BodyPlan.read(call.headers, call.authentication, PUT_BYTES_MAX)
+    receiver = Receiver(plan, bytes_max=PUT_BYTES_MAX)
+
+    def begin() -> ObjectWriter:
+        return call.volume.objects.writer(call.bucket, call.key, size_bytes=plan.size_bytes)
+
+    def commit(writer: ObjectWriter, received: Received) -> Object:
+        return writer.commit(
+            etag=received.etag,
+            attributes=msgspec.structs.replace(
+                attributes, checksums=received.checksums, checksum_type=FULL_OBJECT
+            ),
+            check=check_of(condition),
+        )
+
+    # Before the body, so that a client that expects 100-continue need not send it: the bucket.
+    call.volume.buckets.get(call.bucket)
+    stored = await receive(call, receiver, begin, commit)
+    return call.answer(headers={"ETag": quoted_etag(stored), **checksum_headers(stored.attributes)})
+
+
+# ------------------------------------------------------------------------------------- get, head
+
+
+@offers("GetObject", _READ)
+async def get_object(call: Call) -> web.StreamResponse:
+    check_version(call.input.get("VersionId"))
+    found, snapshot = await _open(call)
+    try:
+        headers, chosen = _read_headers(call, found)
+        if chosen is None:
+            return await send(call, snapshot, 0, found.size, 200, headers)
+        return await send(call, snapshot, chosen.start, chosen.stop, 206, headers)
+    finally:
+        snapshot.close()
+
+
+async def _open(call: Call) -> tuple[Object, Snapshot]:
+    return await call.threads.metadata(call.volume.objects.open, call.bucket, call.key)
+
+
+@offers("HeadObject", _READ)
+async def head_object(call: Call) -> web.StreamResponse:
+    check_version(call.input.get("VersionId"))
+    found = await call.threads.metadata(call.volume.objects.get, call.bucket, call.key)
+    headers, chosen = _read_headers(call, found)
+    headers["Content-Length"] = str(found.size if chosen is None else chosen.length)
+    return call.answer(200 if chosen is None else 206, headers)
+
+
+def _read_headers(call: Call, found: Object) -> tuple[dict[str, str], Range | None]:
+    """Headers of the answer, and the part of the object that was asked for: None for all of it.
+
+    NotModified, PreconditionFailed, InvalidRange, InvalidPartNumber."""
+    values = call.input
+    headers = object_headers(found)
+    check_read(values, Validators(found), headers)
+    headers |= response_overrides(values)
+    chosen = None
+    if "PartNumber" in values:
+        if "Range" in values:
+            raise S3Error("InvalidRequest", "Cannot specify both Range header and partNumber")
+        sizes = found.attributes.part_sizes
+        chosen = part_range(values["PartNumber"], sizes, found.size)
+        if sizes:
+            headers["x-amz-mp-parts-count"] = str(len(sizes))
+        if not chosen.length:
+            chosen = None  # part 1 of an empty object: there is no range to speak of
+    elif "Range" in values:
+        chosen = parse_range(values["Range"], found.size)
+    if chosen is not None:
+        headers["Content-Range"] = chosen.content_range
+    if values.get("ChecksumMode") == "ENABLED" and (chosen is None or chosen.length == found.size):
+        headers |= checksum_headers(found.attributes)
+    return headers, chosen
+
+
+@offers("GetObjectAttributes", "MaxParts ObjectAttributes PartNumberMarker VersionId")
+async def get_object_attributes(call: Call) -> web.StreamResponse:
+    check_version(call.input.get("VersionId"))
+    asked = {name.strip() for name in call.input.get("ObjectAttributes", "").split(",")}
+    known = {"ETag", "Checksum", "ObjectParts", "StorageClass", "ObjectSize"}
+    if not asked <= known or not asked:
+        raise S3Error("InvalidArgument", "Invalid attribute name specified.")
+    found = await call.threads.metadata(call.volume.objects.get, call.bucket, call.key)
+    attributes = found.attributes
+    output: dict[str, Any] = {"LastModified": found.modified_ns}
+    if "ETag" in asked:
+        output["ETag"] = etag_of(found)  # the one answer without quotes
+    if "Checksum" in asked and attributes.checksums:
+        output["Checksum"] = {
+            ALGORITHMS[name].member: value for name, value in attributes.checksums.items()
+        } | {"ChecksumType": attributes.checksum_type}
+    if "ObjectParts" in asked and attributes.part_sizes:
+        output["ObjectParts"] = _object_parts(call, attributes)
+    if "StorageClass" in asked:
+        output["StorageClass"] = "STANDARD"
+    if "ObjectSize" in asked:
+        output["ObjectSize"] = found.size
+    return call.document(output)
+
+
+def _object_parts(call: Call, attributes: ObjectAttributes) -> dict[str, Any]:
+    """Part numbers and sizes are given with composite checksums only, as on Amazon."""
+    count = len(attributes.part_sizes)
+    output: dict[str, Any] = {"TotalPartsCount": count}
+    if attributes.checksum_type != COMPOSITE:
+        return output
+    after = max(0, call.input.get("PartNumberMarker", 0))
+    limit = max(0, min(call.input.get("MaxParts", 1000), 1000))
+    page = list(enumerate(attributes.part_sizes, start=1))[after : after + limit]
+    last = page[-1][0] if page else after
+    return output | {
+        "PartNumberMarker": after,
+        "NextPartNumberMarker": last,
+        "MaxParts": limit,
+        "IsTruncated": last < count,
+        "Parts": [{"PartNumber": number, "Size": size} for number, size in page],
+    }
+
+
+@offers("GetObjectAcl", "VersionId")
+async def get_object_acl(call: Call) -> web.StreamResponse:
+    """The one ACL there is: the bucket's owner may do everything."""
+    check_version(call.input.get("VersionId"))
+    await call.threads.metadata(call.volume.objects.get, call.bucket, call.key)
+    owner = owner_of(call.volume.buckets.get(call.bucket))
+    return call.document({"Owner": owner, "Grants": private_grants(owner)})
+
+
+# ---------------------------------------------------------------------------------------- delete
+
+
+@offers("DeleteObject", "IfMatch IfMatchLastModifiedTime IfMatchSize VersionId")
+async def delete_object(call: Call) -> web.StreamResponse:
+    check_version(call.input.get("VersionId"))
+    condition = DeleteCondition(
+        call.input.get("IfMatch"),
+        call.input.get("IfMatchLastModifiedTime"),
+        call.input.get("IfMatchSize"),
+    )
+    await call.threads.metadata(
+        call.volume.objects.delete, call.bucket, call.key, check_of(condition)
+    )
+    return call.document({})
+
+
+@offers("DeleteObjects", "Delete")
+async def delete_objects(call: Call) -> web.StreamResponse:
+    call.volume.buckets.get(call.bucket)
+    request = (await read_document(call))["Delete"]
+    objects: list[dict[str, Any]] = request.get("Objects", [])
+    if not 1 <= len(objects) <= _DELETED_AT_ONCE_MAX:
+        raise S3Error("MalformedXML")
+    keys = [each["Key"].encode("utf-8", "surrogatepass") for each in objects]
+    # Eight at a time: deletions of one request share commits, without taking all threads.
+    gate = asyncio.Semaphore(8)
+
+    async def delete(key: bytes, each: dict[str, Any]) -> dict[str, Any] | None:
+        async with gate:
+            try:
+                await call.threads.metadata(_delete_one, call, key, each)
+            except (S3Error, CacheError) as exc:
+                error = exc if isinstance(exc, S3Error) else from_cache(exc)
+                return {"Key": each["Key"], "Code": error.code, "Message": error.message}
+        return None
+
+    errors = await asyncio.gather(*(delete(*pair) for pair in zip(keys, objects, strict=True)))
+    deleted = [
+        {"Key": each["Key"], "VersionId": each.get("VersionId")}
+        for each, error in zip(objects, errors, strict=True)
+        if error is None
+    ]
+    return call.document(
+        {
+            "Deleted": [] if request.get("Quiet") else deleted,
+            "Errors": [error for error in errors if error is not None],
+        }
+    )
+
+
+def _delete_one(call: Call, key: bytes, each: dict[str, Any]) -> None:
+    check_version(each.get("VersionId"))
+    condition = DeleteCondition(each.get("ETag"), each.get("LastModifiedTime"), each.get("Size"))
+    call.volume.objects.delete(call.bucket, check_key(key), check_of(condition))
+
+
+# ------------------------------------------------------------------------------------------ copy
+
+
+@offers(
+    "CopyObject",
+    "ACL CopySource CopySourceIfMatch CopySourceIfModifiedSince CopySourceIfNoneMatch"
+    " CopySourceIfUnmodifiedSince ExpectedSourceBucketOwner IfMatch IfNoneMatch Metadata"
+    f" MetadataDirective StorageClass TaggingDirective {STANDARD_HEADERS}",
+)
+async def copy_object(call: Call) -> web.StreamResponse:
+    check_private(call.input)
+    condition = WriteCondition(call.input, call.key)
+    copied = await call.threads.metadata(_copy, call, condition)
+    attributes = copied.attributes
+    return call.document(
+        {
+            "CopyObjectResult": {
+                "ETag": quoted_etag(copied),
+                "LastModified": copied.modified_ns,
+                "ChecksumType": attributes.checksum_type or None,
+                **{ALGORITHMS[name].member: v for name, v in attributes.checksums.items()},
+            }
+        }
+    )
+
+
+def _copy(call: Call, condition: WriteCondition) -> Object:
+    values = call.input
+    source = copy_source(call)
+    directive = _directive(values, "MetadataDirective", "x-amz-metadata-directive")
+    if _directive(values, "TaggingDirective", "x-amz-tagging-directive") == "REPLACE":
+        raise S3Error("NotImplemented", "x-amz-tagging-directive: REPLACE is not implemented.")
+    onto_itself = (source.bucket, source.key) == (call.bucket, call.key)
+    if onto_itself and directive == "COPY":
+        raise S3Error(
+            "InvalidRequest",
+            "This copy request is illegal because it is trying to copy an object to itself without"
+            " changing the object's metadata, storage class, website redirect location or"
+            " encryption attributes.",
+        )
+    attributes = source.attributes
+    if directive == "REPLACE":
+        attributes = msgspec.structs.replace(
+            read_attributes(values, call.identity.user),
+            checksums=attributes.checksums,
+            checksum_type=attributes.checksum_type,
+            part_sizes=attributes.part_sizes,
+            tags=attributes.tags,
+        )
+    return call.volume.objects.copy(
+        source,
+        call.bucket,
+        call.key,
+        attributes=msgspec.structs.replace(attributes, owner=call.identity.user),
+        etag=etag_of(source),
+        check=check_of(condition),
+    )
+
+
+def _directive(values: dict[str, Any], name: str, header: str) -> str:
+    directive: str = values.get(name, "COPY")
+    if directive not in ("COPY", "REPLACE"):
+        raise S3Error("InvalidArgument", ArgumentName=header, ArgumentValue=directive[:64])
+    return directive
+
+
+def copy_source(call: Call) -> Object:
+    """The object that x-amz-copy-source names, held to the conditions on it. Blocks."""
+    values = call.input
+    named = parse_copy_source(values["CopySource"])
+    check_version(named.version_id)
+    check_expected_owner(call, named.bucket, values.get("ExpectedSourceBucketOwner"))
+    source = call.volume.objects.get(named.bucket, named.key)
+    check_copy_source(values, Validators(source))
+    return source

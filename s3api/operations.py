@@ -1,0 +1,164 @@
+"""What an operation's implementation is given, what it gives back, and how it is found.
+
+Each module of operations (`buckets`, `listing`, `objects`, `multipart`) offers its functions here
+by the operation's name in Amazon's model, with the input members it honours. The prologue in
+`gateway.py` has done everything else before it calls one: the request is authenticated, authorised
+and parsed, nothing of its body was read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import web
+
+from cache.volume import Volume
+from s3api.auth import Authentication, Identity
+from s3api.config import GatewayConfig
+from s3api.errors import S3Error, not_implemented
+from s3api.keys import Target
+from s3api.model import MODEL, Operation
+from s3api.parsing import Input
+from s3api.serialising import write_body, write_headers
+from s3api.threads import Threads
+
+SERVER = "Forebay"
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """What all requests of one gateway process share."""
+
+    volume: Volume
+    threads: Threads
+    config: GatewayConfig
+    host_id: str
+
+
+@dataclass(slots=True)
+class Call:
+    """One request, resolved by the prologue."""
+
+    door: Door
+    request: web.BaseRequest
+    request_id: str
+    headers: Mapping[str, str]  # names in lower case
+    operation: Operation
+    target: Target
+    input: Input
+    authentication: Authentication
+    response: web.StreamResponse | None = field(default=None, init=False)
+    """The answer, once its headers may have been sent: then it can only be cut off."""
+
+    @property
+    def bucket(self) -> str:
+        return self.target.bucket
+
+    @property
+    def key(self) -> bytes:
+        return self.target.key
+
+    @property
+    def identity(self) -> Identity:
+        return self.authentication.identity
+
+    @property
+    def volume(self) -> Volume:
+        return self.door.volume
+
+    @property
+    def threads(self) -> Threads:
+        return self.door.threads
+
+    def common_headers(self) -> dict[str, str]:
+        return common_headers(self.request_id, self.door.host_id)
+
+    def answer(
+        self,
+        status: int = 200,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+    ) -> web.Response:
+        """A whole answer: headers and body leave in one write."""
+        return web.Response(
+            status=status, headers=self.common_headers() | dict(headers or {}), body=body
+        )
+
+    def document(self, output: Mapping[str, Any], status: int | None = None) -> web.Response:
+        """The answer that the model describes: members in headers and an XML document."""
+        headers = write_headers(self.operation, output)
+        body = write_body(self.operation, output)
+        if body is not None:
+            headers["Content-Type"] = "application/xml"
+        return self.answer(status or self.operation.status, headers, body)
+
+
+def common_headers(request_id: str, host_id: str) -> dict[str, str]:
+    """Headers of every answer; aiohttp adds the date."""
+    return {"x-amz-request-id": request_id, "x-amz-id-2": host_id, "Server": SERVER}
+
+
+Handler = Callable[[Call], Awaitable[web.StreamResponse]]
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    handler: Handler
+    members: frozenset[str]
+
+
+OFFERED: dict[str, Offer] = {}
+
+_ALWAYS = "Bucket Key ExpectedBucketOwner"
+
+
+def offers(name: str, members: str = "") -> Callable[[Handler], Handler]:
+    """Offer an operation. members: names of the input members, separated by spaces, that the
+    function honours; a request with another one is answered NotImplemented."""
+    shape = MODEL.operations[name].input
+    known = frozenset() if shape is None else frozenset(shape.members)
+    named = frozenset(members.split())
+    assert named <= known, (name, named - known)
+
+    def enter(handler: Handler) -> Handler:
+        OFFERED[name] = Offer(handler, named | (known & set(_ALWAYS.split())))
+        return handler
+
+    return enter
+
+
+def find_offer(operation: Operation) -> Offer:
+    """NotImplemented, by the operation's name, if nobody offers it."""
+    offer = OFFERED.get(operation.name)
+    if offer is None:
+        raise S3Error(
+            "NotImplemented", f"{operation.name} is not implemented.", Operation=operation.name
+        )
+    return offer
+
+
+def check_private(values: Input) -> None:
+    """Refuse ACLs other than the ones that change nothing, and storage classes but STANDARD."""
+    acl = values.get("ACL")
+    if acl not in (None, "private", "bucket-owner-full-control"):
+        if acl not in MODEL.shapes["ObjectCannedACL"].enum:
+            raise S3Error("InvalidArgument", ArgumentName="x-amz-acl", ArgumentValue=acl[:64])
+        raise not_implemented(f"x-amz-acl: {acl}")
+    storage_class = values.get("StorageClass")
+    if storage_class not in (None, "STANDARD"):
+        if storage_class not in MODEL.shapes["StorageClass"].enum:
+            raise S3Error("InvalidStorageClass", StorageClassRequested=storage_class[:64])
+        raise not_implemented(f"x-amz-storage-class: {storage_class}")
+
+
+def check_version(version_id: str | None) -> None:
+    """Objects have one version, whose id is `null`."""
+    if version_id not in (None, "null"):
+        raise S3Error(
+            "InvalidArgument",
+            "Invalid version id specified",
+            ArgumentName="versionId",
+            ArgumentValue=version_id[:256],
+        )

@@ -1,0 +1,236 @@
+"""Bodies between the wire and the cache, in both directions, with bounded memory.
+
+Receiving: the event loop collects wire bytes to about 1 MiB, then one call in a worker thread
+decodes, hashes and writes them, while the loop collects the next; a body that fits into one block
+is opened, written and committed in a single call. At most two blocks of a body are in memory.
+
+Sending: bytes that are cached go out by sendfile from the segment files, small answers in one
+write together with their headers; bytes that are not cached are fetched piece by piece in worker
+threads, one piece ahead of what the client has taken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from typing import Generic, Protocol, TypeVar
+
+from aiohttp import web
+from aiohttp.web_protocol import RequestPayloadError
+
+from cache.contents import FileRange, Piece, Snapshot
+from s3api import metrics
+from s3api.errors import S3Error
+from s3api.operations import Call
+from s3api.parsing import Input, read_payload
+from s3api.payload import BodyPlan, Received, Receiver
+
+BLOCK_BYTES = 1 << 20
+"""Of a body, handed to a worker thread at once: a hop costs 50 microseconds, its MD5 1500."""
+ONE_WRITE_BYTES = 64 << 10
+"""Answers up to this leave in one write with their headers; above, sendfile is cheaper."""
+DOCUMENT_BYTES_MAX = 1 << 20
+"""Largest XML body of a request."""
+
+T = TypeVar("T")
+
+
+class Writer(Protocol):
+    """`cache.objects.ObjectWriter` or `cache.multipart.PartWriter`."""
+
+    def write(self, chunk: bytes | bytearray | memoryview) -> None: ...
+    def abort(self) -> None: ...
+
+
+W = TypeVar("W", bound=Writer)
+
+
+async def _wire_blocks(call: Call, block_bytes: int) -> AsyncIterator[tuple[list[bytes], bool]]:
+    """Yield (wire bytes, whether they are the last). Always ends with a last one, or raises:
+    RequestTimeout, IncompleteBody, or ConnectionError when the client is gone."""
+    request = call.request
+    content = request.content
+    if call.headers.get("expect", "").lower() == "100-continue" and not content.is_eof():
+        transport = request.transport
+        if transport is None:
+            raise ConnectionResetError("the client is gone")
+        transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    timeout_s = call.door.config.body_timeout_s
+    block: list[bytes] = []
+    size_bytes = 0
+    while not content.at_eof():
+        try:
+            async with asyncio.timeout(timeout_s):
+                wire = await content.readany()
+        except TimeoutError:
+            raise S3Error("RequestTimeout") from None
+        except RequestPayloadError:
+            raise S3Error("IncompleteBody") from None
+        block.append(wire)
+        size_bytes += len(wire)
+        if size_bytes >= block_bytes and not content.at_eof():
+            yield block, False
+            block, size_bytes = [], 0
+    yield block, True
+
+
+class _Reception(Generic[W, T]):
+    """What the worker threads do with one body, one step after another."""
+
+    def __init__(
+        self, receiver: Receiver, begin: Callable[[], W], commit: Callable[[W, Received], T]
+    ) -> None:
+        self._receiver = receiver
+        self._begin = begin
+        self._commit = commit
+        self._writer: W | None = None
+
+    def step(self, wire: list[bytes], last: bool) -> T | None:
+        """Take a block; with the last one check the body and commit it."""
+        if self._writer is None:
+            self._writer = self._begin()
+        for chunk in wire:
+            for payload in self._receiver.feed(chunk):
+                self._writer.write(payload)
+        if not last:
+            return None
+        return self._commit(self._writer, self._receiver.finish())
+
+    def abort(self) -> None:
+        if self._writer is not None:
+            self._writer.abort()
+
+
+async def receive(
+    call: Call, receiver: Receiver, begin: Callable[[], W], commit: Callable[[W, Received], T]
+) -> T:
+    """Take the request's body into the writer that `begin` opens, and `commit` it.
+
+    Both run in worker threads and may block. Whatever goes wrong, the writer is aborted.
+    """
+    reception = _Reception(receiver, begin, commit)
+    running: asyncio.Future[T | None] | None = None
+    try:
+        async for wire, last in _wire_blocks(call, BLOCK_BYTES):
+            if running is not None:
+                await running
+            running = call.threads.transfer(reception.step, wire, last)
+        assert running is not None
+        result = await running
+    except BaseException:
+        # Not cancelled with us: the writer must be let go whatever happens to this request.
+        await asyncio.shield(_give_up(call, reception, running))
+        raise
+    metrics.RECEIVED_BYTES.inc(receiver.size_bytes)
+    return result  # type: ignore[return-value]  # the last step's, which is a T
+
+
+async def _give_up(
+    call: Call, reception: _Reception[W, T], running: asyncio.Future[T | None] | None
+) -> None:
+    if running is not None:
+        await asyncio.wait([running])
+    await call.threads.transfer(reception.abort)
+
+
+async def read_document(call: Call) -> Input:
+    """The members of a request's XML body, verified like any other body."""
+    headers = call.headers
+    if call.operation.input is not None and "ChecksumCRC32" in call.operation.input.members:
+        # CompleteMultipartUpload: these headers speak of the object, not of this document.
+        headers = {k: v for k, v in headers.items() if not k.startswith("x-amz-checksum-")}
+    if "content-length" not in headers and "transfer-encoding" not in headers:
+        headers = {**headers, "content-length": "0"}
+    plan = BodyPlan.read(headers, call.authentication, DOCUMENT_BYTES_MAX)
+    receiver = Receiver(plan, bytes_max=DOCUMENT_BYTES_MAX)
+    parts: list[bytes] = []
+    async for wire, _ in _wire_blocks(call, BLOCK_BYTES):
+        for chunk in wire:
+            parts += [bytes(payload) for payload in receiver.feed(chunk)]
+    receiver.finish()
+    return await call.threads.metadata(read_payload, call.operation, b"".join(parts))
+
+
+async def send(
+    call: Call,
+    snapshot: Snapshot,
+    start: int,
+    stop: int,
+    status: int,
+    headers: Mapping[str, str],
+) -> web.StreamResponse:
+    """Answer with bytes [start, stop) of an object. The caller closes the snapshot."""
+    length = stop - start
+    pieces = snapshot.cached(start, stop) if length else []
+    metrics.SENT_BYTES.inc(length)
+    if length <= ONE_WRITE_BYTES:
+        body = None if pieces is None else _read_now(pieces)
+        if body is None:
+            body = await call.threads.transfer(snapshot.read, start, stop)
+        return call.answer(status, headers, body)
+    response = web.StreamResponse(status=status, headers=call.common_headers() | dict(headers))
+    response.content_length = length
+    # From here on an error can only cut the connection: less than Content-Length must never
+    # look like an end.
+    call.response = response
+    await response.prepare(call.request)
+    if pieces is not None:
+        for piece in pieces:
+            await _send_piece(call.request, response, piece)
+    else:
+        async for piece in _fetched(call, snapshot.pieces(start, stop)):
+            await _send_piece(call.request, response, piece)
+    await response.write_eof()
+    return response
+
+
+def _read_now(pieces: list[Piece]) -> bytes | None:
+    """The bytes of small pieces if the page cache has them all, without blocking."""
+    parts: list[bytes | bytearray] = []
+    for piece in pieces:
+        if isinstance(piece, FileRange):
+            buffer = bytearray(piece.length)
+            try:
+                count = os.preadv(piece.file.fileno(), [buffer], piece.offset, os.RWF_NOWAIT)
+            except OSError:  # EAGAIN: not there; EOPNOTSUPP: a file system without it
+                return None
+            if count != piece.length:
+                return None
+            parts.append(buffer)
+        else:
+            parts.append(piece)
+    return bytes(parts[0]) if len(parts) == 1 else b"".join(parts)
+
+
+async def _send_piece(request: web.BaseRequest, response: web.StreamResponse, piece: Piece) -> None:
+    if isinstance(piece, FileRange):
+        transport = request.transport
+        if transport is None:
+            raise ConnectionResetError("the client is gone")
+        loop = asyncio.get_running_loop()
+        sent = await loop.sendfile(transport, piece.file, piece.offset, piece.length)
+        if sent != piece.length:
+            raise ConnectionResetError("a segment file is shorter than its extents")
+    else:
+        await response.write(piece)
+
+
+async def _fetched(call: Call, pieces: Iterator[Piece]) -> AsyncIterator[Piece]:
+    """Pieces made in worker threads, one ahead of the one that is being sent."""
+    ahead = call.threads.transfer(next, pieces, None)
+    try:
+        while (piece := await ahead) is not None:
+            ahead = call.threads.transfer(next, pieces, None)
+            yield piece
+    finally:
+        await asyncio.shield(_end(call, pieces, ahead))
+
+
+async def _end(call: Call, pieces: Iterator[Piece], ahead: asyncio.Future[Piece | None]) -> None:
+    await asyncio.wait([ahead])
+    if not ahead.cancelled():
+        ahead.exception()  # seen: the error that matters is the one that brought us here
+    close = getattr(pieces, "close", None)
+    if close is not None:
+        await call.threads.transfer(close)
