@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import queue
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -53,11 +54,22 @@ class _Nobody:
 NOBODY: ChangeSink = _Nobody()
 
 
+@contextlib.contextmanager
+def _address(path: Path) -> Iterator[str]:
+    """An address for a socket's path of any length: sun_path holds 108 bytes, a descriptor of the
+    directory stands for the rest."""
+    fd = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{fd}/{path.name}"
+    finally:
+        os.close(fd)
+
+
 class ChangeSender:
     """The sink of a process beside the mount. Thread-safe; blocks as the module says."""
 
     def __init__(self, socket_path: Path, on_timeout: Callable[[], None]) -> None:
-        self._path = str(socket_path)
+        self._path = socket_path
         self._on_timeout = on_timeout
         self._idle: queue.SimpleQueue[socket.socket] = queue.SimpleQueue()
 
@@ -94,7 +106,8 @@ class ChangeSender:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         connection.settimeout(FORGET_TIMEOUT_S)
         try:
-            connection.connect(self._path)
+            with _address(self._path) as address:
+                connection.connect(address)
         except OSError:
             connection.close()
             raise
@@ -118,7 +131,8 @@ class ChangeListener:
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):
             self._path.unlink()
-        self._server.bind(str(self._path))
+        with _address(self._path) as address:
+            self._server.bind(address)
         self._path.chmod(0o600)
         self._server.listen(64)
         threading.Thread(target=self._accept, name="changes", daemon=True).start()
