@@ -52,6 +52,7 @@ _LOCKS = b"locks"
 UPLOADS = b"uploads"
 PARTS = b"parts"
 _STRIPE_COUNT = 64
+_ATTEMPTS = 20
 _LOCK_POLL_S = 0.005
 _LEFTOVER_AGE_S = 3600
 _LEFTOVER_PARTS_AGE_S = 7 * 24 * 3600
@@ -246,7 +247,7 @@ class PosixRoot:
     def made(self, key: bytes) -> Iterator[Place]:
         """Where the key is, or is to be; its directories are there, durably. Call it locked."""
         self.check()
-        place = self._find(key) or self._make(key)
+        place = self._find_or_make(key)
         try:
             yield place
         finally:
@@ -271,6 +272,12 @@ class PosixRoot:
             finally:
                 os.close(parent)
             path = path[:-1]
+
+    def _find_or_make(self, key: bytes) -> Place:
+        for _ in range(_ATTEMPTS):
+            with contextlib.suppress(FileNotFoundError):  # a new directory, removed by others
+                return self._find(key) or self._make(key)
+        raise StoreUnavailable(f"{key!r}: its directories are removed while they are made")
 
     def _find(self, key: bytes) -> Place | None:
         directories, leaf, is_directory = split_key(key)

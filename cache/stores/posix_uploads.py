@@ -45,7 +45,7 @@ STEP_BYTES = 1 << 20
 _SYNC_STEP_BYTES = 64 << 20
 """Dirty bytes after which a body is synced on the way, so that no single fsync has gigabytes to
 write and fails the deadline."""
-_PLACE_ATTEMPTS = 8
+_PLACE_ATTEMPTS = 20
 _HEX = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _PART_NUMBER_MAX = 10_000
 _NO_COPY_RANGE = frozenset({errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
