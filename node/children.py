@@ -48,6 +48,7 @@ PROGRAM = (sys.executable, "-P", "-m", "node.child")
 
 _KILL_WAIT_S = 2.0
 """A killed process is gone within milliseconds, unless it waits in the kernel for itself."""
+_LAST_WORDS_S = 1.0
 _MAX_RESTART_PAUSE_S = 10.0
 _STABLE_AFTER_S = 20.0
 """A child that served this long before it died is restarted at once again."""
@@ -122,6 +123,8 @@ class Child:
         self._serving_since = math.inf
         self._deaths = 0  # since it was last stable
         self._pausing = trio.CancelScope()
+        self._not_kept = trio.Event()  # set while keep_running() does not run
+        self._not_kept.set()
 
     @property
     def pid(self) -> int | None:
@@ -135,12 +138,14 @@ class Child:
     async def keep_running(self) -> None:
         """Run the child, again and again, until stop() or until it fails for a reason that a
         restart does not cure (then `failure` is set)."""
+        self._not_kept = trio.Event()
         while self.state is not State.STOPPING and self.failure is None:
             self.state = State.STARTING
             await self._run_once()
             if not self._is_stopping() and self.failure is None:
                 await self._pause()
         self.state = State.ENDED
+        self._not_kept.set()
 
     async def stop(self, grace_s: float) -> None:
         """End it in order; kill it when that takes longer than grace_s. Returns when it ended."""
@@ -149,14 +154,14 @@ class Child:
         self.state = State.STOPPING
         self._pausing.cancel()
         process = self._process
-        if process is None:
-            return
-        await self._send(Stop(grace_s))
-        with trio.move_on_after(grace_s) as waiting:
-            await _wait_gone(process)
-        if waiting.cancelled_caught:
-            log.warning("%s did not end within %.0f s; killing it", self.name, grace_s)
-            await self._kill(process)
+        if process is not None:
+            await self._send(Stop(grace_s))
+            with trio.move_on_after(grace_s) as waiting:
+                await _wait_gone(process)
+            if waiting.cancelled_caught:
+                log.warning("%s did not end within %.0f s; killing it", self.name, grace_s)
+                await self._kill(process)
+        await self._not_kept.wait()
 
     def hasten(self) -> None:
         """Do not wait for a stop under way any longer."""
@@ -173,9 +178,14 @@ class Child:
             self._heard, self._serving_since = time.monotonic(), math.inf
             try:
                 async with self._stream, trio.open_nursery() as nursery:
-                    nursery.start_soon(self._listen)
+                    heard_all = trio.Event()
+                    nursery.start_soon(self._listen, heard_all)
                     nursery.start_soon(self._watch, process)
                     await _wait_gone(process)
+                    # Its last words are in the socket; there is no end of file while a program
+                    # that it started holds the other end.
+                    with trio.move_on_after(_LAST_WORDS_S):
+                        await heard_all.wait()
                     nursery.cancel_scope.cancel()
             finally:
                 if process.poll() is None:  # the supervisor itself is ending by an error
@@ -199,7 +209,7 @@ class Child:
             start_new_session=True,
         )
 
-    async def _listen(self) -> None:
+    async def _listen(self, heard_all: trio.Event) -> None:
         assert self._stream is not None
         await self._send(self._start)
         pending = b""
@@ -209,10 +219,11 @@ class Child:
                 for line in lines:
                     self._hear(decode_from_child.decode(line))
         except trio.BrokenResourceError:
-            return  # it died with words of ours unread; its end is noted elsewhere
+            log.debug("%s died with words of ours unread", self.name)
         except msgspec.DecodeError:
             log.exception("%s: message not understood; killing it", self.name)
             self.hasten()
+        heard_all.set()
 
     def _hear(self, message: FromChild) -> None:
         self._heard = time.monotonic()

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.config import BucketConfig, CacheConfig
+from cache.records import WriteMode
 from fuse.config import MountConfig
 from node import config_text, tables
 from node.children import SupervisorConfig
@@ -53,6 +54,12 @@ class NodeConfig:
     def creatable_store(self) -> str | None:
         """The store in which new buckets are made."""
         return next((name for name, store in self.stores.items() if store.creatable), None)
+
+    @property
+    def creatable_write_mode(self) -> WriteMode:
+        """The write mode of new buckets."""
+        name = self.creatable_store
+        return WriteMode.WRITE_THROUGH if name is None else self.stores[name].write_mode
 
 
 def load(path: Path | None) -> NodeConfig:

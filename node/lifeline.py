@@ -73,6 +73,7 @@ class ChildEnd:
 
     def __init__(self, descriptor: int) -> None:
         self._socket = socket.socket(fileno=descriptor)
+        self._socket.set_inheritable(False)
         self._lines = self._socket.makefile("rb")
         self._sending = threading.Lock()
 

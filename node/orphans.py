@@ -2,7 +2,7 @@
 
 A child notices the death of its supervisor and ends by itself (`node/child.py`). The next
 supervisor may come sooner than that: until the old processes are gone, two mounts or two movers
-would be at work. Each child holds the lock state_dir/run/NAME.lock, so the kernel says who is left.
+would be at work. Each child holds the lock run/processes/NAME.lock, so the kernel says who is left.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _KILL_WAIT_S = 3.0
 
 def lock_path(run_dir: Path, child: str) -> Path:
     """The lock that the child of this name holds while it lives."""
-    return run_dir / f"{child}.lock"
+    return run_dir / "processes" / f"{child}.lock"
 
 
 def wait_until_gone(run_dir: Path) -> None:
@@ -35,8 +35,8 @@ def wait_until_gone(run_dir: Path) -> None:
 
     OperatorError if one cannot be ended. The caller holds the supervisor's lock.
     """
-    for path in sorted(run_dir.glob("*.lock")):
-        if path.name == "supervisor.lock" or _gone(path, _PATIENCE_S):
+    for path in sorted((run_dir / "processes").glob("*.lock")):
+        if _gone(path, _PATIENCE_S):
             continue
         log.warning("the %s of an earlier start hangs; killing it", path.stem)
         if not _gone(path, _KILL_WAIT_S, kill=True):

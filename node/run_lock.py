@@ -25,6 +25,7 @@ class LockHeldError(Exception):
 
 def take(path: Path) -> IO[bytes]:
     """Lock the file, made when missing, for this process. LockHeldError if another has it."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     file = path.open("ab")
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

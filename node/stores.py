@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cache.records import WriteMode
 from cache.stores.opening import StoreConfig as StoreSettings
 from cache.stores.posix import PosixStoreConfig
 from cache.stores.s3 import S3StoreConfig
-from node.tables import Place, plain, read, wrong_choice
+from node.tables import Place, describe_type, plain, read, wrong_choice
 
 KINDS: Mapping[str, type[StoreSettings]] = {"posix": PosixStoreConfig, "s3": S3StoreConfig}
 """By the `type` of a table: the dataclass of its other settings."""
@@ -26,6 +28,12 @@ COMMON_KEYS = (
             "under a prefix of its name. At most one store."
         ),
     ),
+    (
+        "write_mode",
+        describe_type(WriteMode),
+        '`"write_through"`',
+        "When a write to the buckets that were made in this store is acknowledged.",
+    ),
 )
 """What every table [stores.NAME] holds: key, type, default, meaning, for the reference page."""
 
@@ -36,6 +44,7 @@ class StoreConfig:
 
     type: str
     creatable: bool
+    write_mode: WriteMode  # of the buckets that are made in it
     settings: StoreSettings
 
     @property
@@ -53,7 +62,20 @@ class StoreConfig:
 
     def as_table(self) -> dict[str, Any]:
         """The table as a file would hold it, secrets hidden."""
-        return {"type": self.type, "creatable": self.creatable, **plain(self.settings)}
+        common = {
+            "type": self.type,
+            "creatable": self.creatable,
+            "write_mode": self.write_mode.value,
+        }
+        return {**common, **plain(self.settings)}
+
+
+@dataclass(frozen=True, slots=True)
+class _Common:
+    """The keys of every table [stores.NAME] but `type`."""
+
+    creatable: bool = False
+    write_mode: WriteMode = WriteMode.WRITE_THROUGH
 
 
 def read_store(table: Any, place: Place) -> StoreConfig:
@@ -63,8 +85,8 @@ def read_store(table: Any, place: Place) -> StoreConfig:
     kind = table.get("type")
     if not isinstance(kind, str) or kind not in KINDS:
         raise place.error("type", wrong_choice(kind, KINDS))
-    creatable = table.get("creatable", False)
-    if not isinstance(creatable, bool):
-        raise place.error("creatable", "must be true or false")
-    own = {key: value for key, value in table.items() if key not in ("type", "creatable")}
-    return StoreConfig(kind, creatable, read(KINDS[kind], own, place, also=("creatable", "type")))
+    common_keys = [field.name for field in dataclasses.fields(_Common)]
+    common = read(_Common, {k: v for k, v in table.items() if k in common_keys}, place)
+    own = {k: v for k, v in table.items() if k not in (*common_keys, "type")}
+    settings = read(KINDS[kind], own, place, also=(*common_keys, "type"))
+    return StoreConfig(kind, common.creatable, common.write_mode, settings)

@@ -1,6 +1,6 @@
 """`forebay serve`: the processes of one node, in the order in which they start and stop.
 
-Start: lock; orphans of an earlier start; S3 port; then mover, gateways and mount side by side.
+Start: lock; orphans of an earlier start; S3 port; mover; then gateways and mount side by side.
 Stop: gateways (refuse new, finish what is under way); mount; mover (drains the write-back queue);
 all within `node.drain_timeout_s`. What is left stays queued on disk, and is reported.
 
@@ -14,7 +14,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -85,12 +85,17 @@ class Supervisor:
                 control.listening(self._run_dir, {"status": self.status}),
                 trio.open_nursery() as nursery,
             ):
-                for child in self._children:
-                    nursery.start_soon(child.keep_running)
                 nursery.start_soon(self._heed, signals)
                 nursery.start_soon(self._feed_watchdog)
-                failure = await self._until_serving()
-                if failure is None:
+                # The mover first: it makes a new index, or finds out that an old one is unusable.
+                mover, *doors = self._children
+                nursery.start_soon(mover.keep_running)
+                failure = await self._until_serving([mover])
+                if failure is None and not self._stop_asked.is_set():
+                    for child in doors:
+                        nursery.start_soon(child.keep_running)
+                    failure = await self._until_serving(doors)
+                if failure is None and not self._stop_asked.is_set():
                     self._announce(on_ready)
                     await self._stop_asked.wait()
                 await self._stop()
@@ -128,8 +133,9 @@ class Supervisor:
             children.append(mount)
         return children
 
-    async def _until_serving(self) -> OperatorError | None:
-        """Wait for every child's first Ready. Returns what keeps one from ever serving."""
+    async def _until_serving(self, children: Sequence[Child]) -> OperatorError | None:
+        """Wait for each child's first Ready, or for a signal. Returns what keeps one from ever
+        serving."""
         async with trio.open_nursery() as nursery:
 
             async def until_stopped() -> None:
@@ -137,7 +143,7 @@ class Supervisor:
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(until_stopped)
-            for child in self._children:
+            for child in children:
                 await child.first_ready.wait()
                 if child.failure is not None:
                     nursery.cancel_scope.cancel()
@@ -146,8 +152,6 @@ class Supervisor:
         return None
 
     def _announce(self, on_ready: Callable[[Serving], None]) -> None:
-        if self._stop_asked.is_set():
-            return
         self._state = "serving"
         mount = None if self._mount_absent else self._mount_path
         pids = {child.name: child.pid for child in self._children if child.pid is not None}

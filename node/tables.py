@@ -60,9 +60,7 @@ class Place:
         return ConfigError(f"{self.source}: {table}{key}: {message}")
 
 
-def read(
-    kind: type[D], values: Mapping[str, Any], place: Place, *, also: Iterable[str] = ()
-) -> D:
+def read(kind: type[D], values: Mapping[str, Any], place: Place, *, also: Iterable[str] = ()) -> D:
     """The dataclass `kind` from the table `values`. ConfigError on anything that does not fit.
 
     `also`: further keys that the table may hold, and the caller has read already.

@@ -68,7 +68,7 @@ def test_a_lock_is_not_inherited(tmp_path: Path) -> None:
 
 
 def test_an_orphan_that_ends_by_itself_is_awaited(tmp_path: Path) -> None:
-    with holder(tmp_path / "mount.lock") as process:
+    with holder(orphans.lock_path(tmp_path, "mount")) as process:
         process.send_signal(signal.SIGTERM)
         orphans.wait_until_gone(tmp_path)
         assert process.wait(5) == 0
@@ -78,14 +78,9 @@ def test_an_orphan_that_does_not_end_is_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(orphans, "_PATIENCE_S", 0.1)
-    with holder(tmp_path / "mover.lock", on_term="None") as process:
+    with holder(orphans.lock_path(tmp_path, "mover"), on_term="None") as process:
         orphans.wait_until_gone(tmp_path)
         assert process.wait(5) == -signal.SIGKILL
-
-
-def test_the_supervisors_own_lock_is_not_an_orphan(tmp_path: Path) -> None:
-    with run_lock.take(tmp_path / "supervisor.lock"):
-        orphans.wait_until_gone(tmp_path)
 
 
 def test_a_reserved_port_is_shared_with_gateways_only() -> None:

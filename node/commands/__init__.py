@@ -1,0 +1,1 @@
+"""The commands of `forebay`, one family a file; `node/cli.py` puts them together."""

@@ -1,0 +1,91 @@
+"""`forebay buckets`: list them, make and remove them under the creatable store."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from cache.records import Bucket
+from node.commands.options import ConfigOption, JsonOption, print_json, print_table
+from node.config import NodeConfig, load
+from node.volumes import open_volume
+
+app = typer.Typer(no_args_is_help=True, help="List, create and delete buckets.")
+
+NameArgument = Annotated[str, typer.Argument(help="Name of the bucket.")]
+
+
+@app.command("list")
+def list_buckets(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Show every bucket, its store and its write mode.
+
+    Example: `forebay buckets list`
+    """
+    settings = load(config)
+    with open_volume(settings) as volume:
+        found = [
+            {
+                "name": bucket.name,
+                "store": bucket.store,
+                "prefix": bucket.location,
+                "write_mode": volume.buckets.mode_of(bucket, b"").value,
+                "owner": bucket.owner,
+                "configured": _is_configured(settings, bucket),
+            }
+            for bucket in volume.buckets.list()
+        ]
+    if as_json:
+        print_json({"buckets": found})
+    else:
+        print_table(
+            ("NAME", "STORE", "PREFIX", "WRITE MODE", "OWNER", "MADE BY"),
+            (
+                (
+                    str(b["name"]),
+                    str(b["store"]),
+                    str(b["prefix"]),
+                    str(b["write_mode"]),
+                    str(b["owner"]),
+                    "configuration" if b["configured"] else "a client",
+                )
+                for b in found
+            ),
+        )
+
+
+@app.command()
+def create(
+    name: NameArgument,
+    owner: Annotated[str, typer.Option(help="User that owns it.")] = "",
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a bucket in the store that is marked `creatable`.
+
+    Example: `forebay buckets create photos --owner alice`
+    """
+    with open_volume(load(config)) as volume:
+        bucket = volume.buckets.create(name, owner)
+    if as_json:
+        print_json({"name": bucket.name, "store": bucket.store, "prefix": bucket.location})
+    else:
+        typer.echo(f"Made {bucket.name} in store {bucket.store}.")
+
+
+@app.command()
+def delete(name: NameArgument, config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Remove a bucket that is empty.
+
+    Example: `forebay buckets delete photos`
+    """
+    with open_volume(load(config)) as volume:
+        volume.buckets.delete(name)
+    if as_json:
+        print_json({"deleted": name})
+    else:
+        typer.echo(f"Removed {name}.")
+
+
+def _is_configured(settings: NodeConfig, bucket: Bucket) -> bool:
+    return any(configured.name == bucket.name for configured in settings.buckets)

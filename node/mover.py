@@ -1,0 +1,105 @@
+"""The background worker of the node: one process, a few chores, each of them the cache's own work.
+
+It decides when; `cache/queue.py` (persist), `cache/reclaim.py` (evict) and `cache/recovery.py`
+decide what and how. Nothing here is needed to serve: a node whose mover is down acknowledges, reads
+and lists as before, until its bounds are reached. On SIGTERM it drains the queue, for as long as
+the supervisor allows, and reports what is left.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from cache.queue import Backlog
+from cache.volume import Volume
+from node.chores import Chore, Chores
+
+log = logging.getLogger(__name__)
+
+_DRAIN_POLL_S = 0.02
+_NOTHING_MOVES_S = 5.0
+"""A drain in which no name got done for so long, and none is under way, is given up: the store does
+not answer, and what waits is safe where it is."""
+_CLOSE_S = 1.0
+"""Part of the time of a stop that is kept for closing the index."""
+
+READER_CHECK_S = 30.0
+"""Slots of killed readers pin pages of the index, which then only grows (reliability row 29)."""
+
+
+def serve(
+    volume: Volume,
+    *,
+    ready: Callable[[], None],
+    report: Callable[[dict[str, Any]], None],
+    grace_s: Callable[[], float],
+) -> None:
+    """Do the chores until SIGTERM, then drain. Blocks; call it in the main thread.
+
+    `ready` is called once the chores run, `report` with what is left at the end, `grace_s` after
+    SIGTERM: seconds that the end may take.
+    """
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    chores = Chores(_chores(volume))
+    chores.start()
+    ready()
+    stopping.wait()
+    deadline = time.monotonic() + max(0.0, grace_s() - _CLOSE_S)
+    chores.stop(timeout_s=min(1.0, grace_s() / 4))
+    report(as_facts(_drain(volume, deadline)))
+
+
+def _chores(volume: Volume) -> list[Chore]:
+    reclaimer = volume.reclaimer
+    return [
+        Chore("persist", volume.queue.run_once, every_s=0.1, busy_s=0.01),
+        Chore("reclaim", reclaimer.run_once, every_s=0.5, busy_s=0.05),
+        Chore("seal", reclaimer.seal_abandoned, every_s=10),
+        Chore("reap", volume.reaper.run_without_mount, every_s=2, busy_s=0.05),
+        Chore("clear readers", volume.index.clear_stale_readers, every_s=READER_CHECK_S),
+        Chore("drop unknown files", reclaimer.drop_unknown_files, every_s=600),
+    ]
+
+
+def _drain(volume: Volume, deadline: float) -> Backlog:
+    """Persist until nothing is left, nothing moves, or the time is over. What is left."""
+    backlog = volume.queue.backlog()
+    if backlog.names:
+        log.info("draining %d names, %d bytes", backlog.names, backlog.dirty_bytes)
+    moved = time.monotonic()
+    while backlog.names and time.monotonic() < deadline:
+        volume.queue.run_once()
+        time.sleep(_DRAIN_POLL_S)
+        before, backlog = backlog, volume.queue.backlog()
+        if backlog.names < before.names or not volume.queue.is_idle():
+            moved = time.monotonic()
+        elif time.monotonic() - moved > _NOTHING_MOVES_S:
+            break
+    if backlog.names:
+        log.warning(
+            "%d names (%d bytes) are not in the store yet; the next start goes on with them",
+            backlog.names,
+            backlog.dirty_bytes,
+        )
+    return backlog
+
+
+def as_facts(backlog: Backlog) -> dict[str, Any]:
+    """A backlog as `forebay status --json` and the end of `forebay serve` show it."""
+    oldest_s = 0.0 if backlog.oldest_ns is None else time.time() - backlog.oldest_ns / 1e9
+    return {
+        "names": backlog.names,
+        "bytes": backlog.dirty_bytes,
+        "oldest_s": round(max(0.0, oldest_s), 1),
+        "errors": [
+            {"name": name.decode("utf-8", "backslashreplace"), "error": error}
+            for name, error in backlog.errors
+        ],
+    }
