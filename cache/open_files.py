@@ -114,6 +114,14 @@ class OpenFiles:
         file = self._open.get(inode.id)
         return inode if file is None else file.attributes(inode)
 
+    def set_mtime(self, inode: int, mtime_ns: int) -> None:
+        """The time that the next publication of an open file gives it; Files.set_attributes is
+        for what is published. Without it, closing a file would undo a utimens(2)."""
+        with self._lock:
+            file = self._open.get(inode)
+        if file is not None:
+            file.set_mtime(mtime_ns)
+
     def publish_all(self) -> None:
         """Before the mount ends: publish every open file."""
         with self._lock:
@@ -325,6 +333,11 @@ class OpenFile:
         if self._run is not None:
             self._run.trim()
             self._run = None
+
+    def set_mtime(self, mtime_ns: int) -> None:
+        """See OpenFiles.set_mtime."""
+        with self._lock:
+            self._mtime_ns = mtime_ns
 
     def truncate(self, size: int) -> Inode:
         """Set the size, published at once. Blocks."""

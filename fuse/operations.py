@@ -477,6 +477,9 @@ class Operations(pyfuse3.Operations):
             changed = self._open_files.truncate(inode, size)
             if change == SetAttributes():
                 return changed
+        if change.mtime_ns is not None:
+            # Before the index: a publication in between would put the time of the write there.
+            self._open_files.set_mtime(inode, change.mtime_ns)
         return self._files.set_attributes(inode, change)
 
     def _truncate_opened(self, inode: int, *, privileged: bool) -> None:

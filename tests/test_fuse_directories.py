@@ -1,0 +1,132 @@
+"""Listings: complete, stable under change, resumable from any cookie, linear."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.mount import Mounted, mounted, requires_fuse
+from tests.support.syscalls import Directory
+
+pytestmark = requires_fuse
+
+COUNT = 3000
+
+
+@pytest.fixture(scope="module")
+def mount(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mounted]:
+    home = tmp_path_factory.mktemp("directories")
+    # What is in the store already is listed there once, which is the quick way to many names.
+    (home / "store").mkdir()
+    for name in ("changing", "seeking", "plain"):
+        directory = home / "store" / name
+        directory.mkdir()
+        for number in range(COUNT):
+            (directory / _name(number)).touch()
+    with mounted(home) as mount:
+        yield mount
+
+
+def _name(number: int) -> str:
+    return f"{number:05d}" + "x" * (number % 40)
+
+
+NAMES = [_name(number) for number in range(COUNT)]
+
+
+def test_a_large_directory_is_listed_completely(mount: Mounted) -> None:
+    directory = mount.bucket / "plain"
+    assert sorted(os.listdir(directory)) == NAMES
+    with os.scandir(directory) as entries:
+        assert all(entry.is_file(follow_symlinks=False) for entry in entries)
+
+
+def test_dot_and_dot_dot_come_first(mount: Mounted) -> None:
+    with Directory(mount.bucket / "plain") as listing:
+        assert [listing.read(), listing.read()] == [".", ".."]
+
+
+def test_files_made_and_removed_meanwhile_do_not_disturb_the_others(mount: Mounted) -> None:
+    directory = mount.bucket / "changing"
+    rng = random.Random(7)
+    removed: set[str] = set()
+    made: set[str] = set()
+    seen: list[str] = []
+    with Directory(directory) as listing:
+        while (name := listing.read()) is not None:
+            if name in (".", ".."):
+                continue
+            seen.append(name)
+            if len(seen) % 50 == 0:
+                victim = rng.choice(NAMES)
+                if victim not in removed:
+                    (directory / victim).unlink()
+                    removed.add(victim)
+                new = f"{rng.randrange(COUNT):05d}-made-{len(seen)}"
+                (directory / new).touch()
+                made.add(new)
+    assert len(seen) == len(set(seen))
+    assert set(NAMES) - removed <= set(seen)
+    assert set(seen) <= set(NAMES) | made
+
+
+def test_every_cookie_leads_back_while_the_directory_changes(mount: Mounted) -> None:
+    directory = mount.bucket / "seeking"
+    rng = random.Random(11)
+    with Directory(directory) as listing:
+        places: list[tuple[int, str]] = []  # a cookie, and the name that follows it
+        cookie = listing.tell()
+        while (name := listing.read()) is not None:
+            places.append((cookie, name))
+            cookie = listing.tell()
+        removed = set(rng.sample(NAMES, 300))
+        for name in removed:
+            (directory / name).unlink()
+        for number in rng.sample(range(COUNT), 300):
+            (directory / f"{number:05d}~made").touch()
+        for cookie, name in rng.sample(places, 200):
+            if name in (".", "..") or name in removed:
+                continue
+            listing.seek(cookie)
+            # What was made in between may come first; then the name that came first then.
+            following = [listing.read() for _ in range(20)]
+            assert name in following
+            assert all(str(n) <= name for n in following[: following.index(name)])
+        listing.rewind()
+        assert set(NAMES) - removed <= set(listing.rest())
+
+
+def test_an_old_listing_is_not_shown_again_after_rewind(mount: Mounted) -> None:
+    directory = mount.bucket / "small"
+    directory.mkdir()
+    (directory / "one").touch()
+    with Directory(directory) as listing:
+        assert listing.rest() == ["one"]
+        (directory / "two").touch()
+        (directory / "one").unlink()
+        listing.rewind()
+        assert listing.rest() == ["two"]
+
+
+@pytest.mark.long
+def test_a_million_entries_list_in_linear_time(tmp_path: Path) -> None:
+    """Time for each entry in a directory of a million is as in one of ten thousand."""
+    import time
+
+    with mounted(tmp_path, bucket={"write_mode": "transient"}) as mount:
+        each = {}
+        for count in (10_000, 1_000_000):
+            directory = mount.bucket / str(count)
+            directory.mkdir()
+            descriptor = os.open(directory, os.O_RDONLY)
+            for number in range(count):
+                os.mknod(f"{number:07d}", 0o100644, dir_fd=descriptor)
+            os.close(descriptor)
+            start = time.monotonic()
+            assert len(os.listdir(directory)) == count
+            each[count] = (time.monotonic() - start) / count
+        assert each[1_000_000] < 3 * each[10_000]
