@@ -72,8 +72,30 @@ def clear(txn: Txn, parent: int, name: bytes, touched: int | None = None) -> boo
         return False
     txn.delete(Table.QUEUE, sequence)
     txn.delete(Table.QUEUED, place)
+    txn.put(Table.SETTLED, place, time.monotonic_ns().to_bytes(8, "big"))
     _add_bytes(txn, -entry.size)
     return True
+
+
+def settled_since(txn: Txn, parent: int, name: bytes, since_ns: int) -> bool:
+    """Whether a change of the name reached the store at `since_ns` (monotonic) or later: an answer
+    that the store was asked for before that may be older than what the index knows."""
+    value = txn.get(Table.SETTLED, place_key(parent, name))
+    return value is not None and int.from_bytes(value, "big") >= since_ns
+
+
+def forget_settled(txn: Txn, before_ns: int, limit: int = 2000) -> int:
+    """Drop notes of settled names older than `before_ns` (monotonic), at most `limit`; the number
+    dropped. At the start of a node all of them: another boot's clock means nothing."""
+    old = []
+    for key, value in txn.scan(Table.SETTLED):
+        if int.from_bytes(value, "big") < before_ns:
+            old.append(key)
+            if len(old) >= limit:
+                break
+    for key in old:
+        txn.delete(Table.SETTLED, key)
+    return len(old)
 
 
 def failed(txn: Txn, parent: int, name: bytes, error: str, retry_at_ns: int) -> None:

@@ -82,15 +82,18 @@ class Discovery:
                 if self.is_known(txn, inode):
                     return
                 bucket, prefix = self._store_prefix(txn, inode)
+            begun_ns = time.monotonic_ns()
             try:
-                self._list_into(bucket, directory, prefix)
+                seen = self._list_into(bucket, directory, prefix)
             except StoreNotFound:
                 # The place itself is missing: an empty directory, or a bucket never written to.
-                self._finish(bucket, directory, set())
+                seen = set()
             except StoreUnavailable:
                 if not inode.listed_ns:
                     raise
                 log.warning("store of %s does not answer: serving what is known", bucket.name)
+                return
+            self._finish(directory, seen, begun_ns)
 
     def _store_prefix(self, txn: Txn, directory: Inode) -> tuple[Bucket, bytes]:
         if directory.parent == ROOT:
@@ -100,11 +103,13 @@ class Discovery:
         root = namespace.bucket_of(txn, directory.parent)
         return self._buckets.of_root(txn, root), namespace.store_path_of(txn, parent, name)
 
-    def _list_into(self, bucket: Bucket, directory: int, prefix: bytes) -> None:
+    def _list_into(self, bucket: Bucket, directory: int, prefix: bytes) -> set[bytes]:
+        """Adopt the store's listing page by page; the names that it has."""
         store = self._buckets.store(bucket)
         seen: set[bytes] = set()
         marker = b""
         while True:
+            asked_ns = time.monotonic_ns()
             page = store.list(prefix, delimiter=True, marker=marker)
             entries = [e for e in page.entries if e.key != prefix]
             for start in range(0, len(entries), _BATCH):
@@ -116,13 +121,13 @@ class Discovery:
                     directory=directory,
                     prefix=prefix,
                     entries=detailed,
+                    asked_ns=asked_ns,
                 )
                 self._index.commit(adopt)
                 seen.update(e.key.removeprefix(prefix) for e in batch)
             if page.next_marker is None:
-                break
+                return seen
             marker = page.next_marker
-        self._finish(bucket, directory, seen)
 
     @staticmethod
     def _detailed(store: Store, entry: StoredObject | StoredPrefix) -> StoredObject | StoredPrefix:
@@ -146,14 +151,15 @@ class Discovery:
         directory: int,
         prefix: bytes,
         entries: Sequence[StoredObject | StoredPrefix],
+        asked_ns: int,
     ) -> None:
         for entry in entries:
             name = entry.key.removeprefix(prefix)
+            if self._is_ours(txn, directory, name, asked_ns):
+                continue
             if isinstance(entry, StoredObject):
                 self.adopt(txn, Place(bucket.root, directory, name), entry)
-            elif names.find(txn, directory, name) is None and not self._pending(
-                txn, directory, name
-            ):
+            elif names.find(txn, directory, name) is None:
                 inode = namespace.new_inode(
                     txn,
                     Kind.DIRECTORY,
@@ -165,22 +171,23 @@ class Discovery:
                 namespace.enter(txn, directory, name, inode)
 
     @staticmethod
-    def _pending(txn: Txn, parent: int, name: bytes) -> bool:
-        """Whether the name is ours to say: it waits for the persister, or something else's bytes
-        still lie there."""
+    def _is_ours(txn: Txn, parent: int, name: bytes, asked_ns: int) -> bool:
+        """Whether the index knows better than what the store was asked for at asked_ns: the name
+        waits for the persister, or settled since, or something else's bytes still lie there."""
         return (
             dirty.find(txn, parent, name) is not None
             or dirty.away_at(txn, parent, name) is not None
+            or dirty.settled_since(txn, parent, name, asked_ns)
         )
 
-    def _finish(self, bucket: Bucket, directory: int, seen: set[bytes]) -> None:
+    def _finish(self, directory: int, seen: set[bytes], begun_ns: int) -> None:
         """The listing was whole: names it lacks, and that the store once had, are gone."""
 
         def change(txn: Txn) -> None:
             inode = namespace.get(txn, directory)
             if inode.listed_ns:
                 for name, dentry in list(names.scan(txn, directory)):
-                    if name in seen or self._pending(txn, directory, name):
+                    if name in seen or self._is_ours(txn, directory, name, begun_ns):
                         continue
                     child = namespace.get(txn, dentry.inode)
                     at_home = child.stored is not None and (
@@ -209,6 +216,7 @@ class Discovery:
             stored_key = (
                 key if place is None else namespace.store_path_of(txn, place.parent, place.name)
             )
+        asked_ns = time.monotonic_ns()
         try:
             found: StoredObject | None = store.head(stored_key)
         except StoreNotFound:
@@ -216,7 +224,7 @@ class Discovery:
 
         def change(txn: Txn) -> None:
             if found is None:
-                self._vanished(txn, bucket, key)
+                self._vanished(txn, bucket, key, asked_ns)
                 return
             directories, last = names.split_key(key)
             parent = namespace.make_directories(
@@ -227,14 +235,17 @@ class Discovery:
                 uid=self._config.default_uid,
                 gid=self._config.default_gid,
             )
-            self.adopt(txn, Place(bucket.root, parent, last), found)
+            if self._is_ours(txn, parent, last, asked_ns):
+                namespace.prune(txn, bucket.root, parent)
+            else:
+                self.adopt(txn, Place(bucket.root, parent, last), found)
 
         if found is not None or place is not None:
             self._index.commit(change)
 
-    def _vanished(self, txn: Txn, bucket: Bucket, key: bytes) -> None:
+    def _vanished(self, txn: Txn, bucket: Bucket, key: bytes, asked_ns: int) -> None:
         place = namespace.locate(txn, bucket.root, key)
-        if place is None or self._pending(txn, place.parent, place.name):
+        if place is None or self._is_ours(txn, place.parent, place.name, asked_ns):
             return
         dentry = names.find(txn, place.parent, place.name)
         if dentry is None:
@@ -246,9 +257,7 @@ class Discovery:
         namespace.prune(txn, bucket.root, place.parent)
 
     def adopt(self, txn: Txn, place: Place, found: StoredObject) -> None:
-        """Make the index show what the store has under a name, unless the name is ours."""
-        if self._pending(txn, place.parent, place.name):
-            return
+        """Make the index show what the store has under a name that is not ours to say."""
         dentry = names.find(txn, place.parent, place.name)
         old: Inode | None = None
         if dentry is not None:

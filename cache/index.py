@@ -51,6 +51,7 @@ class Table(enum.StrEnum):
     SEGMENTS = "segments"
     QUEUE = "queue"
     QUEUED = "queued"
+    SETTLED = "settled"
     AWAY = "away"
     ORPHANS = "orphans"
     LINKS = "links"
@@ -260,9 +261,9 @@ class Index:
         try:
             with metrics.COMMIT_SECONDS.time():
                 self._commit_ready(ready, batch)
-        except lmdb.Error as exc:
+        except BaseException as exc:  # noqa: BLE001  every waiting thread raises it as its own
             # The commit itself failed: nobody's change is there.
-            error = _no_room(exc)
+            error = _no_room(exc) if isinstance(exc, lmdb.Error) else exc
             batch.changes.clear()
             for request in ready:
                 request.error = request.error or error

@@ -475,7 +475,8 @@ class PartWriter:
                 txn, self._upload, self._number, inode, etag, checksums, tag
             )
 
-        syncs = [] if staged is None else staged.segments
+        # Bytes that the store confirmed need no sync here: lost, they are fetched again.
+        syncs = [] if staged is None or tag else staged.segments
         try:
             return self._uploads._index.commit(change, syncs=syncs)
         finally:

@@ -602,7 +602,8 @@ class ObjectWriter:
                 mark=mark and self._mode != WriteMode.TRANSIENT,
             )
 
-        syncs = [] if self._staged is None else self._staged.segments
+        # Bytes that the store confirmed need no sync here: lost, they are fetched again.
+        syncs = [] if self._staged is None or stored is not None else self._staged.segments
         return self._objects._index.commit(change, syncs=syncs)
 
     def _commit_through(

@@ -57,6 +57,7 @@ from cache.stores.base import ABSENT, Store, StoredAttributes, StoredObject
 log = logging.getLogger(__name__)
 
 _PIECE_BYTES = 1 << 20
+_LOOKS_MAX = 100
 LOST_AND_FOUND = b"lost+found/"
 
 
@@ -115,7 +116,7 @@ class Persister:
 
     def persist(self, place: Place) -> None:
         """Make the store agree about a name, and take it out of the queue."""
-        while True:
+        for _ in range(_LOOKS_MAX):
             try:
                 task = self._look(place)
             except (NoSuchInode, NoSuchBucket):
@@ -134,6 +135,7 @@ class Persister:
                     done = self._still(task) and self._reconcile(task)
             if done:
                 return
+        raise StoreUnavailable(f"{place.name!r} changes faster than it can be persisted")
 
     @contextlib.contextmanager
     def holding(self, bucket: int, key: bytes) -> Iterator[None]:

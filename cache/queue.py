@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 _PAUSE_MIN_S = 0.5
 _PAUSE_MAX_S = 60.0
 _SCAN_MAX = 20_000
+_SETTLED_AGE_NS = 300 * 10**9
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,13 @@ class Queue:
             self._pool.submit(self._attempt, entry)
             started += 1
         return started
+
+    def forget_settled(self, *, everything: bool = False) -> None:
+        """Drop notes of names that settled so long ago that no answer of a store is older; at the
+        start of a node all of them."""
+        before = (1 << 63) if everything else time.monotonic_ns() - _SETTLED_AGE_NS
+        while self._index.commit(lambda txn: dirty.forget_settled(txn, before), grows=False):
+            pass
 
     def is_idle(self) -> bool:
         """No entry is being worked on."""

@@ -28,6 +28,7 @@ from cache.segments import Reservation, Segments, segment_key
 log = logging.getLogger(__name__)
 
 _BATCH = 64
+_STAY_MAX = 0.75
 
 
 class Reclaimer:
@@ -114,6 +115,13 @@ class Reclaimer:
         """Move or drop every extent of a segment; 1 if the segment is gone afterwards."""
         with self._index.read() as txn:
             residents = list(extents.residents(txn, record.id))
+            staying = sum(
+                extent.length
+                for extent, stays in (self._judge(txn, r, keep_heat) for r in residents)
+                if extent is not None and stays
+            )
+        if staying > _STAY_MAX * record.size:
+            return 0  # mostly dirty or hot: rewriting it would free next to nothing
         for start in range(0, len(residents), _BATCH):
             try:
                 self._empty_batch(residents[start : start + _BATCH], keep_heat)
