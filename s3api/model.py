@@ -144,6 +144,9 @@ class Model:
             if asked <= operation.query_names:
                 _refuse_unknown_subresource(operation, query)
                 return operation
+        if (method, level) == ("POST", "bucket") and not asked:
+            # The one operation that Amazon's model lacks: uploads from a browser's form.
+            raise not_implemented("PostObject")
         raise S3Error("MethodNotAllowed", Method=method, ResourceType=level.upper())
 
 

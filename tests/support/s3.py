@@ -107,9 +107,9 @@ class Door:
             connection.putrequest(method, target, skip_host=True, skip_accept_encoding=True)
             sent.setdefault("Host", self.host)
             lower = {name.lower() for name in sent}
-            if "content-length" not in lower and "transfer-encoding" not in lower:
-                if body or method in ("PUT", "POST"):
-                    sent["Content-Length"] = str(len(body))
+            framed = lower & {"content-length", "transfer-encoding"}
+            if not framed and (body or method in ("PUT", "POST")):
+                sent["Content-Length"] = str(len(body))
             for name, value in sent.items():
                 connection.putheader(name, value)
             connection.endheaders(body or None)
