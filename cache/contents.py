@@ -161,14 +161,19 @@ class Staged:
         """What must be synced before a commit names the extents."""
         return list({r.segment.id: r.segment for r, _ in self._done}.values())
 
-    def pieces(self) -> Iterator[bytes]:
-        """The staged bytes again, read back in pieces of at most 1 MiB."""
-        if self._small:
-            yield bytes(self._small)
-        for reservation, _ in self._done:
-            for offset in range(0, reservation.written, MIB):
-                length = min(MIB, reservation.written - offset)
-                yield os.pread(reservation.segment.fd, length, reservation.offset + offset)
+    def read_back(self, start: int, length: int) -> bytes:
+        """Staged bytes of a body that never was small enough for the index."""
+        parts = []
+        position = 0
+        open_one = [] if self._reservation is None else [self._reservation]
+        for reservation in [*(r for r, _ in self._done), *open_one]:
+            low = max(start, position)
+            high = min(start + length, position + reservation.written)
+            if low < high:
+                offset = reservation.offset + low - position
+                parts.append(os.pread(reservation.segment.fd, high - low, offset))
+            position += reservation.written
+        return b"".join(parts)
 
     def release(self) -> None:
         """Let go of the segments: after the commit, or to give the body up. Idempotent."""
@@ -420,3 +425,14 @@ class Snapshot:
             piece if isinstance(piece, bytes) else piece.read()
             for piece in self.pieces(start, stop)
         )
+
+
+def chunks(snapshot: Snapshot, start: int, stop: int) -> Iterator[bytes]:
+    """The bytes [start, stop) in pieces of at most 1 MiB. Blocks, fetches."""
+    for piece in snapshot.pieces(start, stop):
+        if isinstance(piece, bytes):
+            yield piece
+            continue
+        for offset in range(0, piece.length, MIB):
+            length = min(MIB, piece.length - offset)
+            yield FileRange(piece.file, piece.offset + offset, length).read()

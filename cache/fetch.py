@@ -2,9 +2,9 @@
 
 The unit is a cell, an aligned range of the inode of one extent's size. A cell is fetched once per
 node at a time (a node lock on inode and cell), in one ranged read that is conditional on the
-version, and streams to its reader while it fills. A reader of many cells has the next ones
-fetched ahead in parallel; the window doubles with each cell read in order. Memory: one chunk of
-at most 1 MiB for each fetch in flight, whatever the object's size.
+version; its readers follow while it fills (cache/cells.py). A reader of many cells has the next
+ones fetched ahead in parallel; the window doubles with each cell read in order. Memory: one chunk
+of at most 1 MiB for each fetch in flight and each reader, whatever the object's size.
 
 When the cache has no room the bytes go to the reader only. Blocking, thread-safe.
 """
@@ -12,14 +12,16 @@ When the cache has no room the bytes go to the reader only. Blocking, thread-saf
 from __future__ import annotations
 
 import logging
+import threading
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 
 from cache import extents, metrics, namespace
 from cache.buckets import Buckets
+from cache.cells import CellFill
 from cache.config import CacheConfig
-from cache.contents import Contents, Piece, Staged
+from cache.contents import Contents, Staged, chunks
 from cache.errors import (
     CacheError,
     CacheFull,
@@ -57,6 +59,8 @@ class Fetcher:
         self._deadline_s = config.fetch_deadline_s
         self._cell_bytes = segments.extent_max
         self._workers = config.fetch_workers
+        self._lock = threading.Lock()
+        self._fills: dict[tuple[int, int, int], CellFill] = {}
         self._pool = ThreadPoolExecutor(config.fetch_workers, thread_name_prefix="fetch")
 
     def close(self) -> None:
@@ -64,102 +68,111 @@ class Fetcher:
 
     def stream(self, inode: Inode, start: int, stop: int) -> Iterator[bytes]:
         """Yield the bytes [start, stop) of this version; see contents.Filler."""
-        ahead: deque[Future[None]] = deque()
-        window = 1
+        if self._mode(inode) == WriteMode.WRITE_AROUND:
+            yield from self._from_store(inode, start, stop)
+            return
         first, last = start // self._cell_bytes, -(-stop // self._cell_bytes)
-        next_ahead = first + 1
+        window = 1
+        fills: deque[CellFill] = deque()
         try:
             for cell in range(first, last):
-                while next_ahead < min(last, cell + window):
-                    ahead.append(self._pool.submit(self._fill, inode, next_ahead))
-                    next_ahead += 1
-                if cell > first and ahead:
-                    ahead.popleft().exception()  # whatever it is, the read below meets it again
+                while cell + len(fills) < min(last, cell + window):
+                    fills.append(self._begin(inode, cell + len(fills)))
                 low = max(start, cell * self._cell_bytes)
                 high = min(stop, (cell + 1) * self._cell_bytes)
-                yield from self._read_cell(inode, cell, low, high)
-                next_ahead = max(next_ahead, cell + 2)
+                yield from self._follow(inode, fills[0], low, high)
+                fills.popleft().leave()
                 window = min(self._workers, window * 2)
         finally:
-            for future in ahead:
-                future.cancel()
+            for fill in fills:
+                fill.leave()
 
     def fill_all(self, inode: Inode) -> None:
         """Cache every byte of the inode. CacheFull when they do not fit."""
         for cell in range(-(-inode.size // self._cell_bytes)):
-            self._fill(inode, cell, must_keep=True)
+            fill = self._begin(inode, cell)
+            try:
+                fill.wait(self._deadline_s)
+                if fill.error is not None:
+                    raise fill.error
+            finally:
+                fill.leave()
 
     def prefetch(self, inode: Inode, start: int, stop: int) -> None:
-        """Fetch cells in the background, if a worker is free; errors are for the reader to meet."""
-        for cell in range(start // self._cell_bytes, -(-stop // self._cell_bytes)):
-            self._pool.submit(self._fill, inode, cell)
+        """Fetch cells in the background; errors are for the reader to meet."""
+        if self._mode(inode) != WriteMode.WRITE_AROUND:
+            for cell in range(start // self._cell_bytes, -(-stop // self._cell_bytes)):
+                self._begin(inode, cell).leave()
 
-    def _fill(self, inode: Inode, cell: int, *, must_keep: bool = False) -> None:
-        low = cell * self._cell_bytes
-        high = min(inode.size, low + self._cell_bytes)
-        for _ in self._read_cell(inode, cell, low, high, must_keep=must_keep):
-            pass
+    def _begin(self, inode: Inode, cell: int) -> CellFill:
+        """Join the fill of a cell, started if there is none in this process. leave() it."""
+        key = (inode.id, inode.revision, cell)
+        with self._lock:
+            fill = self._fills.get(key)
+            if fill is None:
+                start = cell * self._cell_bytes
+                fill = CellFill(start, min(inode.size, start + self._cell_bytes))
+                self._fills[key] = fill
+                fill.join()  # the filler itself
+                self._pool.submit(self._run, key, inode, fill)
+            fill.join()
+            return fill
 
-    def _read_cell(
-        self, inode: Inode, cell: int, low: int, high: int, *, must_keep: bool = False
-    ) -> Iterator[bytes]:
-        """The bytes [low, high) of one cell: from the cache if someone was faster, else from the
-        store, keeping the whole cell."""
+    def _run(self, key: tuple[int, int, int], inode: Inode, fill: CellFill) -> None:
+        error: BaseException | None = None
+        try:
+            self._fill(inode, key[2], fill)
+        except BaseException as exc:  # noqa: BLE001  the readers raise it
+            error = exc
+        with self._lock:
+            del self._fills[key]
+        fill.finish(error)
+        fill.leave()
+
+    def _fill(self, inode: Inode, cell: int, fill: CellFill) -> None:
         with self._locks.hold("fetch", inode.id, cell, deadline_s=self._deadline_s):
             current = self._contents.open(inode.id)
             if current is None or current.inode.revision != inode.revision:
                 # Unlinked or rewritten meanwhile: this version's bytes are only in the store.
-                yield from self._bypass(inode, low, high)
-                return
+                raise CacheFull(f"inode {inode.id} has another version by now")
             with current:
-                start = cell * self._cell_bytes
-                stop = min(inode.size, start + self._cell_bytes)
-                position = start
-                for hole_start, hole_stop in current.missing(start, stop):
-                    yield from _bytes(current.pieces(*_overlap(position, hole_start, low, high)))
-                    for offset, chunk in self._fetch(
-                        current.inode, hole_start, hole_stop, must_keep
-                    ):
-                        a, b = _overlap(offset, offset + len(chunk), low, high)
-                        if a < b:
-                            yield chunk[a - offset : b - offset]
-                    position = hole_stop
-                yield from _bytes(current.pieces(*_overlap(position, stop, low, high)))
-
-    def _bypass(self, inode: Inode, start: int, stop: int) -> Iterator[bytes]:
-        if start < stop:
-            for _, chunk in self._from_store(inode, start, stop):
-                yield chunk
-
-    def _fetch(
-        self, inode: Inode, start: int, stop: int, must_keep: bool
-    ) -> Iterator[tuple[int, bytes]]:
-        """Yield (offset, bytes) of [start, stop) from the store, and keep them."""
-        staged = self._stage(inode, stop - start, must_keep)
-        try:
-            for offset, chunk in self._from_store(inode, start, stop):
-                if staged is not None:
-                    try:
+                holes = current.missing(fill.start, fill.stop)
+            for start, stop in holes:
+                staged = self._contents.stage(stop - start, stream="fill")
+                staged.never_inline()
+                if (start, stop) == (fill.start, fill.stop):
+                    fill.begin(staged)
+                    for chunk in self._from_store(current.inode, start, stop):
+                        fill.write(chunk)
+                    self._keep(current.inode, start, staged)
+                    continue
+                try:
+                    for chunk in self._from_store(current.inode, start, stop):
                         staged.write(chunk)
-                    except (CacheFull, OSError) as exc:
-                        if must_keep:
-                            raise
-                        log.info("not caching inode %d: %s", inode.id, exc)
-                        staged.release()
-                        staged = None
-                yield offset, chunk
-            if staged is not None:
-                self._keep(inode, start, staged)
-        finally:
-            if staged is not None:
-                staged.release()
+                    self._keep(current.inode, start, staged)
+                finally:
+                    staged.release()
 
-    def _stage(self, inode: Inode, size: int, must_keep: bool) -> Staged | None:
-        if not must_keep and self._mode(inode) == WriteMode.WRITE_AROUND:
-            return None
-        staged = self._contents.stage(size, stream="fill")
-        staged.never_inline()
-        return staged
+    def _follow(self, inode: Inode, fill: CellFill, low: int, high: int) -> Iterator[bytes]:
+        """The bytes [low, high) of a cell that is being filled."""
+        position = low
+        for chunk in fill.follow(low, high, self._deadline_s):
+            yield chunk
+            position += len(chunk)
+        if position >= high:
+            return
+        if fill.error is None:
+            # Parts of the cell were cached before, or another process filled it.
+            current = self._contents.open(inode.id)
+            if current is not None and current.inode.revision == inode.revision:
+                with current:
+                    if not current.missing(position, high):
+                        yield from chunks(current, position, high)
+                        return
+        elif not isinstance(fill.error, CacheFull | OSError):
+            raise fill.error
+        # No room to keep it: for this reader only.
+        yield from self._from_store(inode, position, high)
 
     def _keep(self, inode: Inode, start: int, staged: Staged) -> None:
         staged.finish()
@@ -181,11 +194,10 @@ class Fetcher:
         except OutOfSpace as exc:
             log.info("not caching inode %d: %s", inode.id, exc)
 
-    def _from_store(self, inode: Inode, start: int, stop: int) -> Iterator[tuple[int, bytes]]:
+    def _from_store(self, inode: Inode, start: int, stop: int) -> Iterator[bytes]:
         if inode.stored is None:
             raise StaleContent(f"inode {inode.id} is not in the store")
         store, key, limit = self._place(inode)
-        offset = start
         # Beyond the stored size a base that was extended holds zeros, which have extents; a hole
         # there is a base that changed.
         if stop > limit:
@@ -193,8 +205,7 @@ class Fetcher:
         try:
             for chunk in store.read(key, start, stop, inode.stored.version):
                 metrics.FETCHED_BYTES.inc(len(chunk))
-                yield offset, chunk
-                offset += len(chunk)
+                yield chunk
         except (StoreChanged, StoreNotFound) as exc:
             raise StaleContent(f"the store has another version of {key!r}: {exc}") from exc
 
@@ -220,18 +231,3 @@ class Fetcher:
                 return self._buckets.mode_of(self._buckets.of_root(txn, root), key)
             except CacheError:
                 return WriteMode.WRITE_THROUGH
-
-
-def _overlap(start: int, stop: int, low: int, high: int) -> tuple[int, int]:
-    a = max(start, low)
-    return a, max(a, min(stop, high))
-
-
-def _bytes(pieces: Iterator[Piece]) -> Iterator[bytes]:
-    for piece in pieces:
-        if isinstance(piece, bytes):
-            yield piece
-            continue
-        for offset in range(0, piece.length, 1 << 20):
-            length = min(1 << 20, piece.length - offset)
-            yield type(piece)(piece.file, piece.offset + offset, length).read()

@@ -30,7 +30,7 @@ import msgspec
 from cache import dirty, metrics, names, namespace
 from cache.buckets import Buckets
 from cache.config import CacheConfig
-from cache.contents import Contents, Snapshot, is_dirty
+from cache.contents import Contents, chunks, is_dirty
 from cache.discovery import Discovery
 from cache.errors import (
     NoSuchBucket,
@@ -56,7 +56,6 @@ from cache.stores.base import ABSENT, Store, StoredAttributes, StoredObject
 
 log = logging.getLogger(__name__)
 
-_PIECE_BYTES = 1 << 20
 _LOOKS_MAX = 100
 LOST_AND_FOUND = b"lost+found/"
 
@@ -403,7 +402,7 @@ class Persister:
         with snapshot:
             found = task.store.put(
                 task.key,
-                _chunks(snapshot),
+                chunks(snapshot, 0, snapshot.size),
                 inode.size,
                 stored_attributes(inode, task.attributes),
                 expected=expected,
@@ -492,16 +491,6 @@ class Persister:
                 namespace.prune(txn, place.bucket, place.parent)
 
         self._index.commit(change, grows=False)
-
-
-def _chunks(snapshot: Snapshot) -> Iterator[bytes]:
-    for piece in snapshot.pieces(0, snapshot.size):
-        if isinstance(piece, bytes):
-            yield piece
-            continue
-        for offset in range(0, piece.length, _PIECE_BYTES):
-            length = min(_PIECE_BYTES, piece.length - offset)
-            yield type(piece)(piece.file, piece.offset + offset, length).read()
 
 
 def place_of(entry: QueueEntry) -> Place:

@@ -218,6 +218,9 @@ def store_errors(action: str, key: bytes) -> Iterator[None]:
         raise StoreCorrupt(f"{subject}: an answer that is no S3: {exc}") from exc
     except _REFUSALS as exc:
         raise StoreRefused(f"{subject}: {exc}") from exc
+    except RecursionError as exc:
+        # botocore follows a redirect by asking for the bucket's region, which redirects …
+        raise StoreRefused(f"{subject}: redirected in a circle: region or endpoint?") from exc
     except (HTTPClientError, BotoCoreError, HTTPError, http.client.HTTPException, OSError) as exc:
         raise StoreUnavailable(f"{subject}: {exc}") from exc
 

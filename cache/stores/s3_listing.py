@@ -35,12 +35,13 @@ class Listing:
             return self._sorted_page(prefix, delimiter, marker, limit)
         for page, is_truncated in self._pages(prefix, delimiter, marker, limit):
             entries = _after(page, prefix, marker)
-            last = max((entry.key for entry in page), default=b"")
-            if not is_truncated:
+            if not is_truncated and len(entries) <= limit:
                 return ListPage(entries, None)
+            last = _last_certain(page)
+            entries = [entry for entry in entries if entry.key <= last][:limit]
             # Nothing beyond the marker yet (others' prefix, a server that begins anew): go on.
-            if entries and last > marker:
-                return ListPage(entries, last)
+            if entries:
+                return ListPage(entries, entries[-1].key)
         return ListPage([], None)
 
     def _sorted_page(self, prefix: bytes, delimiter: bool, marker: bytes, limit: int) -> ListPage:
@@ -119,3 +120,11 @@ def _after(
     ]
     wanted.sort(key=lambda entry: entry.key)
     return wanted
+
+
+def _last_certain(page: Iterable[StoredObject | StoredPrefix]) -> bytes:
+    """The key up to which a truncated page is complete. Servers count objects for sure; some
+    (moto's V1, rclone) put more prefixes into the page than belong before its last object, and
+    what lies between those would be lost if the next page began behind them."""
+    objects = [entry.key for entry in page if isinstance(entry, StoredObject)]
+    return max(objects or [entry.key for entry in page], default=b"")
