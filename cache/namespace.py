@@ -319,7 +319,8 @@ def prune(txn: Txn, bucket: int, directory: int) -> None:
     """Remove implicit directories that became empty, upward."""
     while directory != bucket:
         inode = get(txn, directory)
-        if inode.explicit or not names.is_empty(txn, directory):
+        # Without a link it was pruned before: the persister comes by again, behind the store.
+        if inode.explicit or not inode.nlink or not names.is_empty(txn, directory):
             return
         above, name = inode.parent, inode.name
         leave(txn, above, name, inode)

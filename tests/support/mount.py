@@ -53,7 +53,7 @@ class Mounted:
     home: Path
     settings: dict[str, Any] = field(default_factory=dict)  # fields of MountConfig
     bucket_settings: dict[str, Any] = field(default_factory=dict)  # fields of BucketConfig
-    prepare: str = ""  # "module:function", given the Store in the process, returns what to use
+    prepare: str = ""  # "module:function", given Store and home in the process; returns what to use
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -163,7 +163,7 @@ def _serve(arguments: dict[str, Any]) -> None:
     stores: dict[str, Store] = {"main": store}
     module, _, function = arguments["prepare"].partition(":")
     if module:
-        stores["main"] = getattr(importlib.import_module(module), function)(store)
+        stores["main"] = getattr(importlib.import_module(module), function)(store, home)
     volume = Volume.open(config, stores, is_mount=True)
     ready: int = arguments["ready"]
     try:
