@@ -21,7 +21,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -40,6 +39,7 @@ from node.lifeline import (
     decode_from_child,
     encode,
 )
+from node.supervisor_config import SupervisorConfig
 
 log = logging.getLogger(__name__)
 
@@ -54,34 +54,6 @@ _STABLE_AFTER_S = 20.0
 """A child that served this long before it died is restarted at once again."""
 _STARTS_BEFORE_GIVING_UP = 3
 """Deaths of a child that has never served, after which the node does not start."""
-
-
-@dataclass(frozen=True, slots=True)
-class SupervisorConfig:
-    gateways: int | None = None
-    """Processes that serve S3, sharing one port; unset: one for each core."""
-
-    drain_timeout_s: float = 30.0
-    """Longest time that a stop takes: requests under way end, the mount goes, the write-back queue
-    is persisted. What is left then stays in the queue, on disk, for the next start."""
-
-    hang_timeout_s: float = 30.0
-    """A process whose main loop has not run for this long is killed and started again."""
-
-    start_timeout_s: float = 60.0
-    """A process that does not serve after this long is killed and started again."""
-
-    def __post_init__(self) -> None:
-        if self.gateways is not None and not 1 <= self.gateways <= 256:
-            raise ValueError(f"gateways must be from 1 to 256, not {self.gateways}")
-        if not 0 <= self.drain_timeout_s <= 86400:
-            raise ValueError("drain_timeout_s must be from 0 to 86400")
-        if self.hang_timeout_s < 3:
-            raise ValueError(
-                "hang_timeout_s must be at least 3: a live process beats once a second"
-            )
-        if self.start_timeout_s < 1:
-            raise ValueError("start_timeout_s must be at least 1")
 
 
 class State(enum.StrEnum):

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
-import os
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -23,17 +22,13 @@ from cache.config import BucketConfig, CacheConfig
 from cache.records import WriteMode
 from fuse.config import MountConfig
 from node import config_text, tables
-from node.children import SupervisorConfig
 from node.config_text import ConfigText
 from node.errors import ConfigError
 from node.logs import LogConfig
 from node.stores import StoreConfig, read_store
+from node.supervisor_config import SupervisorConfig
 from node.tables import Place, read, unknown_key
 from s3api.config import AuthConfig, GatewayConfig
-
-_LONGEST_SOCKET_PATH = 107
-"""Bytes of a Unix socket's path, unix(7)."""
-_LONGEST_SOCKET_NAME = "control.sock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,11 +151,6 @@ def _nested(one: str, other: str) -> bool:
 
 
 def _check_paths(config: NodeConfig, place: Place) -> None:
-    socket_path = config.cache.run_dir / _LONGEST_SOCKET_NAME
-    if len(os.fsencode(socket_path)) > _LONGEST_SOCKET_PATH:
-        raise place.under("cache").error(
-            "state_dir", "is too long a path for the Unix sockets in it; use a shorter one"
-        )
     if config.mount is None or not config.mount.enabled:
         return
     for what, path in _directories(config):

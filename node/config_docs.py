@@ -19,10 +19,10 @@ from typing import Any
 
 from cache.config import BucketConfig, CacheConfig, CacheDirectory, PrefixMode
 from fuse.config import MountConfig
-from node.children import SupervisorConfig
 from node.config_text import DEMO_TOML
 from node.logs import LogConfig
 from node.stores import COMMON_KEYS, KINDS
+from node.supervisor_config import SupervisorConfig
 from node.tables import describe_type, is_secret, plain
 from s3api.config import AuthConfig, GatewayConfig
 

@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,8 @@ async def listening(run_dir: Path, answers: Mapping[str, Answer]) -> AsyncIterat
     path = socket_path(run_dir)
     path.unlink(missing_ok=True)
     server = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    await server.bind(os.fspath(path))
+    with _address(path) as address:
+        await server.bind(address)
     path.chmod(0o600)
     server.listen(16)
 
@@ -54,6 +55,17 @@ async def listening(run_dir: Path, answers: Mapping[str, Answer]) -> AsyncIterat
         finally:
             nursery.cancel_scope.cancel()
             path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _address(path: Path) -> Iterator[str]:
+    """An address for a socket's path of any length: unix(7) allows 107 bytes, and a descriptor of
+    the directory stands for the rest."""
+    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{directory}/{path.name}"
+    finally:
+        os.close(directory)
 
 
 async def _answer(stream: trio.SocketStream, answers: Mapping[str, Answer]) -> None:
@@ -87,7 +99,8 @@ def ask(run_dir: Path, question: str, timeout_s: float = 5.0) -> dict[str, Any]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(timeout_s)
         try:
-            connection.connect(os.fspath(path))
+            with _address(path) as address:
+                connection.connect(address)
             connection.sendall(json.dumps({"ask": question}).encode() + b"\n")
             with connection.makefile("rb") as lines:
                 line = lines.readline()

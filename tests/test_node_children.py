@@ -17,10 +17,11 @@ from pathlib import Path
 import pytest
 import trio
 
-from node.children import Child, State, SupervisorConfig
+from node.children import Child, State
 from node.config_text import ConfigText
 from node.errors import ExitCode
 from node.lifeline import Start
+from node.supervisor_config import SupervisorConfig
 
 PREAMBLE = """
 import faulthandler, os, signal, sys, threading, time

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from node import mountpoint, orphans, run_lock
+from node import control, mountpoint, orphans, run_lock
 from node.config_docs import as_toml
 
 FOREBAY = Path(sys.executable).with_name("forebay")
@@ -65,8 +65,7 @@ class RunningNode:
 
     def status(self) -> dict[str, Any]:
         """What the supervisor says of itself and its children."""
-        node: dict[str, Any] = json.loads(self.forebay("status", "--json").stdout)["node"]
-        return node
+        return control.ask(self.state_dir / "run", "status")
 
     def forebay(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a command on this node through the real console script."""
@@ -88,6 +87,7 @@ class RunningNode:
         """Seconds until the child serves again under another process id."""
         start = time.monotonic()
         while time.monotonic() - start < deadline_s:
+            time.sleep(0.01)  # the supervisor answers by polling only
             for child in self.status()["processes"]:
                 serves = child["name"] == name and child["state"] == "serving"
                 if serves and child["pid"] != old_pid:
