@@ -113,6 +113,9 @@ def _delete(call: Call) -> None:
     # Listing first makes the cache learn what the store holds: an unknown bucket is not empty.
     if call.volume.objects.list(call.bucket, limit=1).entries:
         raise BucketNotEmpty(call.bucket)
+    # Unfinished uploads do not keep a bucket alive on Amazon; they go with it.
+    for upload in call.volume.uploads.list(call.bucket):
+        call.volume.uploads.abort(upload)
     call.volume.buckets.delete(call.bucket)
 
 
@@ -124,8 +127,11 @@ async def head_bucket(call: Call) -> web.StreamResponse:
 
 @offers("GetBucketLocation")
 async def get_bucket_location(call: Call) -> web.StreamResponse:
-    region = _region(call, call.volume.buckets.get(call.bucket))
-    return call.document({"LocationConstraint": "" if region == "us-east-1" else region})
+    bucket = call.volume.buckets.get(call.bucket)
+    region = _region(call, bucket)
+    # Amazon's first region has no name here, unless the bucket's creator gave it one.
+    unnamed = region == "us-east-1" and _LOCATION not in bucket.settings
+    return call.document({"LocationConstraint": "" if unnamed else region})
 
 
 @offers("GetBucketVersioning")

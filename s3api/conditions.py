@@ -14,7 +14,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Protocol
 
 from cache import errors as cache_errors
-from s3api.errors import S3Error, not_implemented
+from s3api.errors import S3Error
 
 _SECOND_NS = 1_000_000_000
 
@@ -90,18 +90,17 @@ class WriteCondition:
     """If-Match and If-None-Match of a write, as a `Check` for the cache's commit."""
 
     def __init__(self, values: Mapping[str, Any], key: bytes) -> None:
-        """NotImplemented for what Amazon does not offer either: If-None-Match of an ETag."""
         self._if_match: str | None = values.get("IfMatch")
         self._if_none_match: str | None = values.get("IfNoneMatch")
         self._key = key
-        if self._if_none_match is not None and self._if_none_match.strip() != "*":
-            raise not_implemented("If-None-Match with an ETag on a write")
 
     def __bool__(self) -> bool:
         return self._if_match is not None or self._if_none_match is not None
 
     def __call__(self, current: Entity | None) -> None:
-        if self._if_none_match is not None and current is not None:
+        # `*` is all that Amazon offers; a list of ETags means what it means in RFC 9110.
+        unwanted = self._if_none_match
+        if unwanted is not None and current is not None and _matches(unwanted, current.etag):
             raise cache_errors.PreconditionFailed("If-None-Match")
         if self._if_match is not None:
             if current is None:

@@ -54,7 +54,6 @@ CODES: dict[str, tuple[int, str]] = {
         400,
         "Your proposed upload is smaller than the minimum allowed object size.",
     ),
-    "ExpectationFailed": (417, "The only expectation that can be met is 100-continue."),
     "IncompleteBody": (
         400,
         "You did not provide the number of bytes specified by the Content-Length HTTP header.",

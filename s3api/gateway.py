@@ -138,8 +138,6 @@ class Gateway:
         )
         entry.user = authentication.identity.user
         authorise(authentication.identity, operation, target)
-        if headers.get("expect", "100-continue").lower() != "100-continue":
-            raise S3Error("ExpectationFailed")
         values = read_input(operation, find_offer(operation).members, query, headers.items())
         call = Call(
             self._door,

@@ -15,7 +15,6 @@ from cache.listing import CommonPrefix, Listing
 from cache.objects import Object
 from s3api.buckets import owner_of
 from s3api.entity import quoted_etag
-from s3api.errors import S3Error
 from s3api.operations import Call, offers
 from s3api.paging import KeyText, decode_token, encode_token, key_text, read_limit
 
@@ -97,13 +96,7 @@ async def list_objects_v2(call: Call) -> web.StreamResponse:
     values = call.input
     text = key_text(values)
     limit = read_limit(values, "MaxKeys", "max-keys")
-    if "ContinuationToken" in values:
-        if not values["ContinuationToken"]:
-            raise S3Error(
-                "InvalidArgument",
-                "The continuation token provided is incorrect",
-                ArgumentName="continuation-token",
-            )
+    if values.get("ContinuationToken"):
         after = decode_token(values["ContinuationToken"])
     else:
         after = values.get("StartAfter", "").encode()

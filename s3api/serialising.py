@@ -18,6 +18,7 @@ ROOT_ELEMENTS = {
     "CreateMultipartUpload": "InitiateMultipartUploadResult",
     "DeleteObjects": "DeleteResult",
     "GetBucketAcl": "AccessControlPolicy",
+    "GetObjectAcl": "AccessControlPolicy",
     "GetBucketVersioning": "VersioningConfiguration",
     "GetObjectAttributes": "GetObjectAttributesResponse",
     "ListBuckets": "ListAllMyBucketsResult",
