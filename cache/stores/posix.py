@@ -8,6 +8,7 @@ rest:
     posix_root         whether the root is there, places of keys, locks between processes
     posix_attributes   mode, owner, mtime, and the xattrs user.forebay.*; version tokens
     posix_uploads      temporary file, fsync, rename, fsync of the directory
+    posix_parts        multipart uploads
     posix_listing      listings in key order
     beneath            paths that never follow a symlink
 
@@ -47,10 +48,10 @@ from cache.stores.bodies import upload_whole
 from cache.stores.deadline import DeadlinePool
 from cache.stores.posix_attributes import version_of
 from cache.stores.posix_listing import Listing, describe_at
+from cache.stores.posix_parts import PosixPartUpload
 from cache.stores.posix_root import PosixRoot, store_errors
 from cache.stores.posix_uploads import (
     STEP_BYTES,
-    PosixPartUpload,
     PosixUpload,
     Publisher,
     check_expected,

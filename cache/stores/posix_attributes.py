@@ -40,7 +40,6 @@ _METADATA = "user.forebay.metadata"
 _TAGS = "user.forebay.tags"
 _ETAG = "user.forebay.etag"
 _ALL = frozenset({_CONTENT_TYPE, _HEADERS, _METADATA, _TAGS, _ETAG})
-_WITH_XATTRS = frozenset({Kind.FILE, Kind.DIRECTORY})
 
 _XATTR_SPACE_BYTES = 3000
 """ext4 keeps all xattrs of a file in one block of 4 KiB and says ENOSPC beyond: from here on an
@@ -157,11 +156,6 @@ def make_special(directory: int, name: bytes, attributes: StoredAttributes, mode
         Kind.BLOCK_DEVICE: stat.S_IFBLK,
     }
     os.mknod(name, kinds[attributes.kind] | mode, attributes.rdev, dir_fd=directory)
-
-
-def keeps_xattrs(kind: Kind) -> bool:
-    """Whether Linux allows user xattrs on files of this kind."""
-    return kind in _WITH_XATTRS
 
 
 def _s3_only(attributes: StoredAttributes) -> bool:

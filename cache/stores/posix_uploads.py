@@ -16,17 +16,15 @@ import contextlib
 import errno
 import fcntl
 import os
-import re
 import stat
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from cache.errors import (
     StoreChanged,
     StoreCorrupt,
-    StoreNotFound,
     StoreRefused,
     StoreUnavailable,
 )
@@ -37,7 +35,7 @@ from cache.stores.beneath import open_leaf
 from cache.stores.bodies import expected_body
 from cache.stores.deadline import DeadlinePool
 from cache.stores.posix_attributes import version_of
-from cache.stores.posix_root import PARTS, UPLOADS, Place, PosixRoot, remove_parts, store_errors
+from cache.stores.posix_root import UPLOADS, Place, PosixRoot, store_errors
 
 T = TypeVar("T")
 
@@ -46,8 +44,6 @@ _SYNC_STEP_BYTES = 64 << 20
 """Dirty bytes after which a body is synced on the way, so that no single fsync has gigabytes to
 write and fails the deadline."""
 _PLACE_ATTEMPTS = 20
-_HEX = re.compile(r"[0-9a-f]{32}", re.ASCII)
-_PART_NUMBER_MAX = 10_000
 _NO_COPY_RANGE = frozenset({errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
 
 
@@ -398,180 +394,13 @@ def _close_late(future: Future[tuple[bytes, int]]) -> None:
         os.close(future.result()[1])
 
 
-class PosixPartUpload:
-    """See `base.PartUpload`: parts/<token>/<number>-<tag>, one file for each part.
-
-    Parts are durable when write_part() returns. commit() joins them with copy_file_range, so on
-    file systems with reflinks no byte is moved."""
-
-    def __init__(self, publisher: Publisher, pool: DeadlinePool, key: bytes, token: str) -> None:
-        self._publisher = publisher
-        self._pool = pool
-        self._key = key
-        self._token = token
-
-    @property
-    def token(self) -> str:
-        return self._token
-
-    @classmethod
-    def begin(cls, publisher: Publisher, pool: DeadlinePool, key: bytes) -> PosixPartUpload:
-        """Make the directory of a new upload's parts, durably."""
-        token = uuid.uuid4().hex
-
-        def make() -> None:
-            with store_errors("begin multipart upload of", key):
-                publisher.root.check()
-                parts = publisher.root.reserved(PARTS)
-                try:
-                    os.mkdir(token, 0o700, dir_fd=parts)
-                    os.fsync(parts)
-                finally:
-                    os.close(parts)
-
-        pool.run(make)
-        return cls(publisher, pool, key, token)
-
-    def write_part(self, number: int, chunks: Iterable[bytes | memoryview], size_bytes: int) -> str:
-        with self._new_part(number) as (body, tag):
-            for chunk in chunks:
-                body.append(chunk)
-            if body.size_bytes != size_bytes:
-                raise StoreCorrupt(
-                    f"part {number} of {body.size_bytes} bytes, announced as {size_bytes}"
-                )
-        return tag
-
-    def copy_part(self, number: int, source: bytes, start: int, stop: int, version: str) -> str:
-        with self._new_part(number) as (body, tag):
-            opened = open_pooled(self._publisher.root, self._pool, source)
-            try:
-                check_open(opened, source, version)
-                body.append_from(opened, start, stop)
-                check_open(opened, source, version)
-            finally:
-                opened.close()
-        return tag
-
-    def commit(
-        self,
-        parts: list[tuple[int, str]],
-        attributes: StoredAttributes,
-        *,
-        expected: str | None = None,
-    ) -> StoredObject:
-        upload = PosixUpload(self._publisher, self._pool, self._key)
-        try:
-            for number, tag in parts:
-                part = self._open_part(number, tag)
-                try:
-                    size_bytes = _size_of(part)
-                    upload.append_from(part, 0, size_bytes)
-                finally:
-                    part.close()
-            stored = upload.commit(attributes, expected=expected)
-        except BaseException:
-            upload.abort()
-            raise
-        self.abort()
-        return stored
-
-    def abort(self) -> None:
-        def remove() -> None:
-            if _HEX.fullmatch(self._token) is None:
-                return
-            with store_errors("abort multipart upload of", self._key):
-                parts = self._publisher.root.reserved(PARTS)
-                try:
-                    with contextlib.suppress(FileNotFoundError):
-                        remove_parts(parts, os.fsencode(self._token))
-                finally:
-                    os.close(parts)
-
-        self._pool.run(remove)
-
-    @contextlib.contextmanager
-    def _new_part(self, number: int) -> Iterator[tuple[BodyFile, str]]:
-        """A file to fill; at the end it is synced and replaces earlier parts of this number."""
-        if not 1 <= number <= _PART_NUMBER_MAX:
-            raise StoreRefused(f"part number {number} is not in 1 to {_PART_NUMBER_MAX}")
-        tag = uuid.uuid4().hex
-        name = f"{number:05d}-{tag}"
-        temporary = f".{name}"
-
-        def create() -> int:
-            directory = self._directory()
-            try:
-                flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-                return os.open(temporary, flags, 0o600, dir_fd=directory)
-            finally:
-                os.close(directory)
-
-        def remove() -> None:
-            directory = self._directory()
-            try:
-                os.unlink(temporary, dir_fd=directory)
-            finally:
-                os.close(directory)
-
-        def keep() -> None:
-            with store_errors("write part of", self._key):
-                os.fsync(body.file.descriptor)
-                directory = self._directory()
-                try:
-                    os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
-                    for other in os.listdir(directory):
-                        if other.startswith(name[:6]) and other != name:
-                            with contextlib.suppress(FileNotFoundError):
-                                os.unlink(other, dir_fd=directory)
-                    os.fsync(directory)
-                finally:
-                    os.close(directory)
-
-        body = BodyFile(self._pool, self._pool.run(create), self._key)
-        try:
-            yield body, tag
-            body.file.run(keep)
-        except BaseException:
-            body.file.close(remove)
-            raise
-        body.file.close()
-
-    def _directory(self) -> int:
-        """A descriptor of the upload's directory; StoreNotFound if there is none (any more)."""
-        root = self._publisher.root
-        if _HEX.fullmatch(self._token) is None:
-            raise StoreNotFound(f"no multipart upload {self._token!r}")
-        root.check()
-        with store_errors("find multipart upload of", self._key):
-            return root.reserved(PARTS, os.fsencode(self._token))
-
-    def _open_part(self, number: int, tag: str) -> PooledFile:
-        if _HEX.fullmatch(tag) is None:
-            raise StoreNotFound(f"part {number} has no tag {tag!r}")
-
-        def open_part() -> int:
-            directory = self._directory()
-            try:
-                with store_errors(f"find part {number} of", self._key):
-                    return os.open(
-                        f"{number:05d}-{tag}",
-                        os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC,
-                        dir_fd=directory,
-                    )
-            finally:
-                os.close(directory)
-
-        return PooledFile(self._pool, self._pool.run(open_part))
-
-
 def open_pooled(root: PosixRoot, pool: DeadlinePool, key: bytes) -> PooledFile:
     """The regular file under key, opened to be read."""
     future = pool.submit(lambda: open_file(root, key))
     return PooledFile(pool, pool.wait(future))
 
 
-def _size_of(file: PooledFile) -> int:
+def size_of(file: PooledFile) -> int:
     return file.run(lambda: os.fstat(file.descriptor)).st_size
 
 
