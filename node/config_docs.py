@@ -58,9 +58,9 @@ def sections() -> Iterator[Section]:
     """The tables in the order of the page."""
     yield Section("[cache]", "The cache on this machine.", CacheConfig)
     yield Section("[[cache.directories]]", "One for each cache disk.", CacheDirectory)
-    for name, kind in KINDS.items():
+    for name, load in KINDS.items():
         heading = f'[stores.NAME] with type = "{name}"'
-        yield Section(heading, "A store; buckets refer to it by NAME.", kind)
+        yield Section(heading, "A store; buckets refer to it by NAME.", load())
     yield Section("[[buckets]]", "A place in a store that is offered as a bucket.", BucketConfig)
     yield Section("[[buckets.prefixes]]", "Another write mode for some keys.", PrefixMode)
     yield Section("[s3]", "The S3 endpoint.", GatewayConfig)

@@ -1,21 +1,38 @@
-"""How a table [stores.NAME] becomes the settings of a store, and which kinds there are."""
+"""How a table [stores.NAME] becomes the settings of a store, and which kinds there are.
+
+The module of a kind is loaded when the configuration has such a store: botocore alone takes as long
+to load as everything else that the mount process needs to be back.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cache.records import WriteMode
-from cache.stores.opening import StoreConfig as StoreSettings
-from cache.stores.posix import PosixStoreConfig
-from cache.stores.s3 import S3StoreConfig
 from node.tables import Place, describe_type, plain, read, wrong_choice
 
-KINDS: Mapping[str, type[StoreSettings]] = {"posix": PosixStoreConfig, "s3": S3StoreConfig}
-"""By the `type` of a table: the dataclass of its other settings."""
+if TYPE_CHECKING:
+    from cache.stores.opening import StoreConfig as StoreSettings
+
+
+def _posix() -> type[StoreSettings]:
+    from cache.stores.posix import PosixStoreConfig
+
+    return PosixStoreConfig
+
+
+def _s3() -> type[StoreSettings]:
+    from cache.stores.s3 import S3StoreConfig
+
+    return S3StoreConfig
+
+
+KINDS: Mapping[str, Callable[[], type[StoreSettings]]] = {"posix": _posix, "s3": _s3}
+"""By the `type` of a table: what loads the dataclass of its other settings."""
 
 COMMON_KEYS = (
     ("type", "a string", "*required*", "The kind of store."),
@@ -50,15 +67,16 @@ class StoreConfig:
     @property
     def directory(self) -> Path | None:
         """Where a store of files on this machine keeps them."""
-        return self.settings.path if isinstance(self.settings, PosixStoreConfig) else None
+        return getattr(self.settings, "path", None)
 
     @property
     def location(self) -> str:
         """For people: where this store is."""
-        if isinstance(self.settings, PosixStoreConfig):
-            return str(self.settings.path)
-        server = self.settings.endpoint_url or f"Amazon S3 in {self.settings.region}"
-        return f"s3://{self.settings.bucket}/{self.settings.prefix} at {server}"
+        if self.directory is not None:
+            return str(self.directory)
+        table = plain(self.settings)
+        server = table["endpoint_url"] or f"Amazon S3 in {table['region']}"
+        return f"s3://{table['bucket']}/{table['prefix']} at {server}"
 
     def as_table(self) -> dict[str, Any]:
         """The table as a file would hold it, secrets hidden."""
@@ -88,5 +106,5 @@ def read_store(table: Any, place: Place) -> StoreConfig:
     common_keys = [field.name for field in dataclasses.fields(_Common)]
     common = read(_Common, {k: v for k, v in table.items() if k in common_keys}, place)
     own = {k: v for k, v in table.items() if k not in (*common_keys, "type")}
-    settings = read(KINDS[kind], own, place, also=(*common_keys, "type"))
+    settings = read(KINDS[kind](), own, place, also=(*common_keys, "type"))
     return StoreConfig(kind, common.creatable, common.write_mode, settings)

@@ -10,7 +10,6 @@ from typing import Any, cast
 
 from cache.config import VolumeConfig
 from cache.stores.base import Store
-from cache.stores.opening import open_store
 from cache.volume import Volume
 from node.config import NodeConfig
 from node.errors import ConfigError, ExitCode, OperatorError
@@ -93,6 +92,9 @@ class LateStore:
             return self._store
         with self._lock:
             if self._store is None:
+                # Here, since it loads the clients of all kinds of store.
+                from cache.stores.opening import open_store
+
                 self._store = open_store(self._config.settings)
                 log.debug("opened store %s", self._name)
             return self._store

@@ -1,4 +1,4 @@
-"""The commands through the real console script: text, --json, exit codes, without a node and with."""
+"""The commands through the real console script: answers and exit codes, without a node and with."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -15,8 +15,10 @@ from node.commands.options import (
     print_json,
 )
 from node.config import NodeConfig, load, secrets_of
-from node.supervisor import Serving, Supervisor
 from node.volumes import check_first_start
+
+if TYPE_CHECKING:
+    from node.supervisor import Serving
 
 
 def serve(config: ConfigOption = None, as_json: JsonOption = False) -> None:
@@ -27,6 +29,8 @@ def serve(config: ConfigOption = None, as_json: JsonOption = False) -> None:
 
     Example: `forebay serve --config /etc/forebay/forebay.toml`
     """
+    from node.supervisor import Supervisor  # with its event loop, which only this command needs
+
     settings = load(config)
     logs.configure("supervisor", settings.log, secrets=secrets_of(settings))
     if settings.text.demo:
