@@ -31,7 +31,7 @@ from cache.errors import (
 from cache.index import Index, Table, Txn
 from cache.namespace import Place
 from cache.objects import Check, Object, Objects
-from cache.persist import Persister, stored_attributes
+from cache.persist import Persister, uploaded_attributes
 from cache.records import (
     Inode,
     InodeFlag,
@@ -92,9 +92,7 @@ class Uploads:
         place = b""
         if self._passes_through(bucket, key):
             place = self._stored_key(record.root, key)
-            parts = self._buckets.store(record).begin_parts(
-                place, stored_attributes(_blank_inode(), attributes)
-            )
+            parts = self._buckets.store(record).begin_parts(place, uploaded_attributes(attributes))
             token = parts.token
         upload = UploadRecord(
             id=str(uuid.uuid4()),
@@ -272,13 +270,10 @@ class Uploads:
         place, key = self._objects.intend(bucket, upload.key)
         if key != upload.store_key:
             raise StaleContent(f"a directory above {upload.key!r} was renamed during the upload")
-        inode = msgspec.structs.replace(
-            _blank_inode(), size=sum(part.size for part in parts), etag=etag
-        )
         with self._persister.holding(place.bucket, key):
             stored = self._resume(upload).commit(
                 [(part.number, part.store_tag) for part in parts],
-                stored_attributes(inode, attributes),
+                uploaded_attributes(attributes, etag),
             )
             return self._index.commit(
                 lambda txn: self._publish(
@@ -354,22 +349,6 @@ def _forget(txn: Txn, upload: UploadRecord) -> None:
         _drop_part(txn, unpack(value, Part))
         txn.delete(Table.PARTS, key)
     txn.delete(Table.UPLOADS, _upload_key(upload.bucket, upload.id))
-
-
-def _blank_inode() -> Inode:
-    now = time.time_ns()
-    return Inode(
-        id=0,
-        kind=Kind.FILE,
-        mode=0o644,
-        uid=0,
-        gid=0,
-        size=0,
-        nlink=1,
-        atime_ns=now,
-        mtime_ns=now,
-        ctime_ns=now,
-    )
 
 
 class _Pump:

@@ -32,7 +32,7 @@ from cache.errors import (
 from cache.index import Index, Table, Txn
 from cache.listing import Lister, Listing
 from cache.namespace import Place
-from cache.persist import Persister, stored_attributes
+from cache.persist import Persister, uploaded_attributes
 from cache.records import (
     Bucket,
     Inode,
@@ -42,7 +42,7 @@ from cache.records import (
     Stored,
     WriteMode,
 )
-from cache.stores.base import StoredAttributes, StoredObject, Upload
+from cache.stores.base import StoredObject, Upload
 
 log = logging.getLogger(__name__)
 
@@ -184,8 +184,16 @@ class Objects:
 
     # ------------------------------------------------------------------ writing
 
-    def writer(self, bucket: str, key: bytes, *, size_bytes: int | None) -> ObjectWriter:
-        """Begin a PUT. NoSuchBucket, InvalidKey, DirtyLimit, StoreUnavailable."""
+    def writer(
+        self,
+        bucket: str,
+        key: bytes,
+        *,
+        size_bytes: int | None,
+        attributes: ObjectAttributes = namespace.NO_ATTRIBUTES,
+    ) -> ObjectWriter:
+        """Begin a PUT. attributes: those that commit() will be given, as far as they are known.
+        NoSuchBucket, InvalidKey, DirtyLimit, StoreUnavailable."""
         namespace.check_key(key)
         record = self._writable(bucket)
         mode = self._buckets.mode_of(record, key)
@@ -202,7 +210,10 @@ class Objects:
         if mode in (WriteMode.WRITE_THROUGH, WriteMode.WRITE_AROUND) and not key.endswith(b"/"):
             store_key = self._store_key(record, key)
             store = self._buckets.store(record)
-            upload = store_key, store.begin_upload(store_key, size_bytes)
+            upload = (
+                store_key,
+                store.begin_upload(store_key, size_bytes, uploaded_attributes(attributes)),
+            )
         return ObjectWriter(self, record, key, mode, staged, upload)
 
     def _writable(self, bucket: str) -> Bucket:
@@ -417,7 +428,7 @@ class Objects:
         etag: str,
         check: Check | None,
     ) -> Object:
-        writer = self.writer(bucket.name, key, size_bytes=snapshot.size)
+        writer = self.writer(bucket.name, key, size_bytes=snapshot.size, attributes=attributes)
         try:
             for piece in snapshot.pieces(0, snapshot.size):
                 writer.write(piece if isinstance(piece, bytes) else piece.read())
@@ -620,7 +631,7 @@ class ObjectWriter:
             self._upload = None
             return self._commit_here(etag, attributes, check)
         with objects._persister.holding(place.bucket, key):
-            stored = upload.commit(self._attributes(etag, attributes), expected=None)
+            stored = upload.commit(uploaded_attributes(attributes, etag), expected=None)
             self._upload = None
             try:
                 found, _ = self._publish(etag, attributes, check, stored, mark=False)
@@ -629,23 +640,3 @@ class ObjectWriter:
                 log.info("%r lost a race after its upload", self._key)
                 raise
         return found
-
-    def _attributes(self, etag: str, attributes: ObjectAttributes) -> StoredAttributes:
-        config = self._objects._config
-        now = time.time_ns()
-        return stored_attributes(
-            Inode(
-                id=0,
-                kind=Kind.FILE,
-                mode=config.file_mode,
-                uid=config.default_uid,
-                gid=config.default_gid,
-                size=self._size,
-                nlink=1,
-                atime_ns=now,
-                mtime_ns=now,
-                ctime_ns=now,
-                etag=etag,
-            ),
-            attributes,
-        )

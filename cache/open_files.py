@@ -9,6 +9,7 @@ Blocking, thread-safe; the lock of an OpenFile is held over its disk writes and 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import logging
 import os
@@ -509,6 +510,10 @@ def _read_nowait(pieces: list[FileRange | bytes]) -> bytes | None:
             count = os.preadv(piece.file.fileno(), [buffer], piece.offset, os.RWF_NOWAIT)
         except BlockingIOError:
             return None
+        except OSError as exc:
+            if exc.errno == errno.EOPNOTSUPP:  # tmpfs, some network file systems: never nowait
+                return None
+            raise
         if count != piece.length:
             return None
         parts.append(buffer)

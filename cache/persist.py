@@ -94,6 +94,19 @@ def stored_attributes(inode: Inode, attributes: ObjectAttributes) -> StoredAttri
     )
 
 
+def uploaded_attributes(attributes: ObjectAttributes, etag: str = "") -> StoredAttributes:
+    """What the store is told with a body that passes through to it as it arrives from an S3
+    client: nothing that is known only afterwards but the ETag. Mode, owner and time are left to
+    the store's defaults, as any other S3 client leaves them."""
+    return StoredAttributes(
+        content_type=attributes.content_type or None,
+        headers=attributes.headers,
+        metadata=attributes.metadata,
+        tags=attributes.tags,
+        s3_etag=etag or None,
+    )
+
+
 class Persister:
     def __init__(
         self,

@@ -68,7 +68,9 @@ async def put_object(call: Call) -> web.StreamResponse:
     receiver = Receiver(plan, bytes_max=PUT_BYTES_MAX)
 
     def begin() -> ObjectWriter:
-        return call.volume.objects.writer(call.bucket, call.key, size_bytes=plan.size_bytes)
+        return call.volume.objects.writer(
+            call.bucket, call.key, size_bytes=plan.size_bytes, attributes=attributes
+        )
 
     def commit(writer: ObjectWriter, received: Received) -> Object:
         return writer.commit(

@@ -145,8 +145,12 @@ class Store(Protocol):
         bytes or an error: StoreChanged if the object is not (or no longer) `version`,
         StoreCorrupt if the body ends early. Closing the iterator frees the connection."""
 
-    def begin_upload(self, key: bytes, size_bytes: int | None) -> Upload:
-        """Start a streamed object; size_bytes is a hint, None where the length is not known."""
+    def begin_upload(
+        self, key: bytes, size_bytes: int | None, attributes: StoredAttributes | None = None
+    ) -> Upload:
+        """Start a streamed object; size_bytes is a hint, None where the length is not known.
+        attributes: those that commit() will be given, as far as they are known; a store that takes
+        attributes with the first byte must copy the object onto itself to learn others later."""
 
     def begin_parts(self, key: bytes, attributes: StoredAttributes) -> PartUpload: ...
 

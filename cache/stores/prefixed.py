@@ -38,8 +38,10 @@ class Prefixed:
     def read(self, key: bytes, start: int, stop: int, version: str | None) -> Iterator[bytes]:
         return self._store.read(self._prefix + key, start, stop, version)
 
-    def begin_upload(self, key: bytes, size_bytes: int | None) -> Upload:
-        return self._store.begin_upload(self._prefix + key, size_bytes)
+    def begin_upload(
+        self, key: bytes, size_bytes: int | None, attributes: StoredAttributes | None = None
+    ) -> Upload:
+        return self._store.begin_upload(self._prefix + key, size_bytes, attributes)
 
     def begin_parts(self, key: bytes, attributes: StoredAttributes) -> PartUpload:
         return self._store.begin_parts(self._prefix + key, attributes)
