@@ -97,16 +97,37 @@ class Objects:
 
     def get(self, bucket: str, key: bytes) -> Object:
         """NoSuchBucket, NoSuchKey; StoreUnavailable when only the store would know."""
+        found = self.get_now(bucket, key)
+        if found is None:
+            found = self._ask(self._buckets.get(bucket), key)
+        return found
+
+    def get_now(self, bucket: str, key: bytes) -> Object | None:
+        """As get, from the index alone and without blocking; None when the store must be asked."""
         namespace.check_key(key)
         with self._index.read() as txn:
             record = self._buckets.find(txn, bucket)
             found = self.find(txn, record, key)
-            known = self._settled(txn, record, key, found)
-        if not known:
-            found = self._ask(record, key, found)
+            if not self._settled(txn, record, key, found):
+                return None
         if found is None:
             raise NoSuchKey(key)
         return found
+
+    def open_now(self, bucket: str, key: bytes) -> tuple[Object, Snapshot] | None:
+        """As open, from the index alone and without blocking; None when it cannot be."""
+        namespace.check_key(key)
+        with self._index.read() as txn:
+            record = self._buckets.find(txn, bucket)
+            found = self.find(txn, record, key)
+            if not self._settled(txn, record, key, found):
+                return None
+            if found is None:
+                raise NoSuchKey(key)
+            try:
+                return found, self._contents.snapshot(txn, found.inode)
+            except FileNotFoundError:
+                return None  # a segment was reclaimed just now: the patient way looks again
 
     def open(self, bucket: str, key: bytes) -> tuple[Object, Snapshot]:
         """As get, with the bytes as of now. Close the snapshot."""
@@ -139,17 +160,20 @@ class Objects:
             parent = dentry.inode
         return self._discovery.is_known(txn, namespace.get(txn, parent))
 
-    def _ask(self, bucket: Bucket, key: bytes, found: Object | None) -> Object | None:
+    def _ask(self, bucket: Bucket, key: bytes) -> Object:
+        """Look a key up after asking the store for it. NoSuchKey, StoreUnavailable."""
         try:
             self._discovery.learn_key(bucket, key)
         except StoreUnavailable:
-            if found is None:
-                raise
+            with self._index.read() as txn:
+                if self.find(txn, bucket, key) is None:
+                    raise
             log.warning("store of %s does not answer: serving what is known", bucket.name)
         with self._index.read() as txn:
             found = self.find(txn, bucket, key)
-        if found is not None:
-            self._discovery.checked(found.inode.id)
+        if found is None:
+            raise NoSuchKey(key)
+        self._discovery.checked(found.inode.id)
         return found
 
     def list(

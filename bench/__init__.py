@@ -1,0 +1,1 @@
+"""Measures Forebay beside other programs, in one sitting, alternating: ratios, never absolutes."""

@@ -1,0 +1,67 @@
+"""`script/bench`: Forebay beside its references, as a table of ratios, and as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from bench import mount, s3
+from bench.rounds import Row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="script/bench", description=__doc__)
+    parser.add_argument("what", nargs="*", choices=["s3", "mount", []], help="default: both")
+    parser.add_argument("--rounds", type=int, default=5, help="alternating rounds (default 5)")
+    parser.add_argument("--seconds", type=int, default=3, help="of load in a round (default 3)")
+    parser.add_argument("--gateways", type=int, default=1, help="gateway processes (default 1)")
+    parser.add_argument("--megabytes", type=int, default=512, help="size of the large file")
+    parser.add_argument("--json", type=Path, default=Path("bench-results.json"))
+    parser.add_argument("--directory", type=Path, help="where to work; default: a temporary one")
+    arguments = parser.parse_args()
+    what = arguments.what or ["s3", "mount"]
+    work = Path(tempfile.mkdtemp(prefix="forebay-bench-", dir=arguments.directory))
+    rows: list[Row] = []
+    try:
+        if "s3" in what:
+            (work / "s3").mkdir()
+            rows += s3.run(work / "s3", arguments.rounds, arguments.seconds, arguments.gateways)
+        if "mount" in what:
+            (work / "mount").mkdir()
+            rows += mount.run(work / "mount", arguments.rounds, arguments.megabytes)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    show(rows)
+    machine = {"cores": os.cpu_count(), "kernel": platform.release(), "rounds": arguments.rounds}
+    arguments.json.write_text(
+        json.dumps({"machine": machine, "rows": [asdict(row) for row in rows]}, indent=1)
+    )
+
+
+def show(rows: list[Row]) -> None:
+    names = list(dict.fromkeys(name for row in rows for name in (*row.figures, *row.failures)))
+    table = Table("work", "unit", *names, title="medians; in brackets the ratio to the reference")
+    for row in rows:
+        table.add_row(row.name, row.unit, *(_cell(row, name) for name in names))
+    Console(width=140).print(table)
+
+
+def _cell(row: Row, name: str) -> str:
+    if name in row.failures:
+        return f"failed: {row.failures[name]}"
+    if name not in row.figures:
+        return ""
+    figure = f"{row.figures[name]:,.{0 if row.figures[name] >= 100 else 1}f}"
+    return figure if name == row.reference else f"{figure} ({row.ratio(name) or 0:.2f})"
+
+
+main()

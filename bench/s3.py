@@ -1,0 +1,186 @@
+"""S3 marks: cached GETs and durable PUTs beside nginx and rclone serve s3 (issue "Speed", S1-S5)."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import boto3
+from botocore.config import Config
+
+from bench import load, servers
+from bench.rounds import Row, measure
+from tests.support.node import running_node
+
+KIB = 1 << 10
+MIB = 1 << 20
+_COUNT = {4 * KIB: 256, MIB: 64, 64 * MIB: 4}
+_NAME = {4 * KIB: "4 KiB", MIB: "1 MiB", 64 * MIB: "64 MiB"}
+
+
+@dataclass
+class Contender:
+    url: str
+    key: str = ""
+    secret: str = ""
+
+    def paths(self, names: list[str], method: str) -> list[str]:
+        if not self.key:
+            return [f"/{name}" for name in names]
+        return load.presigned(self.url, self.key, self.secret, "bucket", names, method)
+
+
+def _client(contender: Contender):  # type: ignore[no-untyped-def]
+    return boto3.client(
+        "s3",
+        endpoint_url=contender.url,
+        aws_access_key_id=contender.key,
+        aws_secret_access_key=contender.secret,
+        region_name="us-east-1",
+        config=Config(s3={"addressing_style": "path"}),
+    )
+
+
+@contextmanager
+def contenders(work: Path, gateways: int) -> Iterator[dict[str, Contender]]:
+    """Forebay (keys checked, write_back), nginx, rclone serve s3, with the same objects."""
+    with ExitStack() as stack:
+        node = stack.enter_context(
+            running_node(
+                work / "forebay",
+                cache={"capacity_bytes": "8GiB", "segment_bytes": None, "index_bytes": "4GiB"},
+                stores={
+                    "main": {
+                        "type": "posix",
+                        "path": str(work / "forebay" / "store"),
+                        "creatable": True,
+                        "write_mode": "write_back",
+                    }
+                },
+                auth={"mode": "sigv4"},
+                node={"gateways": gateways},
+                mount=None,
+            )
+        )
+        key = _make_key(node)
+        found = {
+            "forebay": Contender(node.endpoint, *key),
+            "nginx": Contender(stack.enter_context(servers.nginx(work / "nginx"))),
+            "rclone": Contender(
+                stack.enter_context(servers.rclone_s3(work / "rclone")), "bench", "benchsecret"
+            ),
+        }
+        _client(found["forebay"]).create_bucket(Bucket="bucket")
+        for size, count in _COUNT.items():
+            body = os.urandom(size)
+            for number in range(count):
+                name = f"{size}-{number}"
+                (work / "nginx" / "files" / name).write_bytes(body)
+                for contender in ("forebay", "rclone"):
+                    _client(found[contender]).put_object(Bucket="bucket", Key=name, Body=body)
+        yield found
+
+
+def _make_key(node) -> tuple[str, str]:  # type: ignore[no-untyped-def]
+    import json
+
+    made = json.loads(node.forebay("keys", "create", "bench", "--json").stdout)
+    return made["access_key"], made["secret_key"]
+
+
+def run(work: Path, rounds: int, seconds: int, gateways: int) -> list[Row]:
+    rows = []
+    with contenders(work, gateways) as found:
+        for size, connections in (
+            (4 * KIB, 1),
+            (4 * KIB, 8),
+            (4 * KIB, 64),
+            (MIB, 8),
+            (64 * MIB, 8),
+        ):
+            names = [f"{size}-{number}" for number in range(_COUNT[size])]
+            rows.append(
+                measure(
+                    f"GET {_NAME[size]}, {connections} conn",
+                    "/s",
+                    "nginx",
+                    {
+                        name: partial(
+                            load.wrk,
+                            contender.url,
+                            contender.paths(names, "GET"),
+                            work,
+                            connections=connections,
+                            seconds=seconds,
+                        )
+                        for name, contender in found.items()
+                    },
+                    rounds,
+                )
+            )
+        for size, connections in ((4 * KIB, 1), (4 * KIB, 32), (MIB, 8), (64 * MIB, 1)):
+            rows.append(_put_row(work, found, size, connections, rounds, seconds))
+        rows.append(_list_row(found, rounds))
+    rows.append(_fdatasync_row(work))
+    return rows
+
+
+def _put_row(
+    work: Path,
+    found: dict[str, Contender],
+    size: int,
+    connections: int,
+    rounds: int,
+    seconds: int,
+) -> Row:
+    body = work / f"body-{size}"
+    body.write_bytes(os.urandom(size))
+    names = [f"put-{size}-{number}" for number in range(64 if size < 8 * MIB else 4)]
+    runs: dict[str, Callable[[], float]] = {
+        name: partial(
+            load.wrk,
+            contender.url,
+            contender.paths(names, "PUT"),
+            work,
+            connections=connections,
+            seconds=seconds,
+            method="PUT",
+            body=body,
+        )
+        for name, contender in found.items()
+    }
+    return measure(f"PUT {_NAME[size]}, {connections} conn", "/s", "rclone", runs, rounds)
+
+
+def _list_row(found: dict[str, Contender], rounds: int) -> Row:
+    def run(contender: Contender) -> float:
+        client = _client(contender)
+        start = time.perf_counter()
+        for _ in range(20):
+            client.list_objects_v2(Bucket="bucket", MaxKeys=1000)
+        return 20 / (time.perf_counter() - start)
+
+    runs = {name: partial(run, found[name]) for name in ("forebay", "rclone")}
+    return measure("LIST up to 1,000 (boto3)", "/s", "rclone", runs, rounds)
+
+
+def _fdatasync_row(work: Path) -> Row:
+    """What the disk allows a single thread: 4 KiB written and synced."""
+
+    def run() -> float:
+        fd = os.open(work / "sync", os.O_RDWR | os.O_CREAT, 0o600)
+        os.posix_fallocate(fd, 0, 8 * MIB)
+        start = time.perf_counter()
+        for number in range(500):
+            os.pwrite(fd, b"x" * 4096, number * 4096)
+            os.fdatasync(fd)
+        rate = 500 / (time.perf_counter() - start)
+        os.close(fd)
+        return rate
+
+    return measure("fdatasync of 4 KiB", "/s", "disk", {"disk": run}, 3)

@@ -1,0 +1,118 @@
+"""The contenders: Forebay, nginx with static files and DAV, rclone serve s3 and rclone mount.
+
+All on loopback, on free ports, below one directory, ended by process id.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+BIN = Path(sys.executable).parent
+DEADLINE_S = 20.0
+
+_NGINX = """
+daemon off; worker_processes 1; pid {root}/nginx.pid; error_log {root}/error.log;
+events {{ worker_connections 1024; }}
+http {{
+  access_log off; sendfile on; tcp_nopush on; tcp_nodelay on; keepalive_requests 1000000;
+  client_max_body_size 0; client_body_temp_path {root}/body; proxy_temp_path {root}/proxy;
+  fastcgi_temp_path {root}/fcgi; uwsgi_temp_path {root}/uwsgi; scgi_temp_path {root}/scgi;
+  server {{ listen 127.0.0.1:{port}; root {files}; dav_methods PUT DELETE; create_full_put_path on; }}
+}}
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def process(
+    arguments: list[str | Path], ready_url: str | None, **environment: str
+) -> Iterator[int]:
+    """Run a server until the block ends; its process id. It is ready when the URL answers."""
+    child = subprocess.Popen(
+        [str(argument) for argument in arguments],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=os.environ | environment,
+    )
+    try:
+        if ready_url is not None:
+            _wait_for(ready_url, child)
+        yield child.pid
+    finally:
+        child.terminate()
+        try:
+            child.wait(DEADLINE_S)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+
+def _wait_for(url: str, child: subprocess.Popen[bytes]) -> None:
+    end = time.monotonic() + DEADLINE_S
+    while time.monotonic() < end and child.poll() is None:
+        try:
+            urllib.request.urlopen(url, timeout=1)  # noqa: S310  our own server on loopback
+        except urllib.error.HTTPError:
+            return
+        except OSError:
+            time.sleep(0.05)
+        else:
+            return
+    raise RuntimeError(f"{child.args!r} does not serve {url}")
+
+
+@contextmanager
+def nginx(root: Path) -> Iterator[str]:
+    """One nginx worker over root/files; its URL."""
+    files = root / "files"
+    files.mkdir(parents=True)
+    root.chmod(0o755)
+    files.chmod(0o777)
+    port = free_port()
+    config = root / "nginx.conf"
+    config.write_text("user root;" + _NGINX.format(root=root, files=files, port=port))
+    url = f"http://127.0.0.1:{port}"
+    with process([BIN / "nginx", "-c", config, "-p", root], url + "/"):
+        yield url
+
+
+@contextmanager
+def rclone_s3(root: Path) -> Iterator[str]:
+    """rclone serve s3 over a directory, keys checked; its URL."""
+    (root / "bucket").mkdir(parents=True)
+    url = f"http://127.0.0.1:{free_port()}"
+    arguments: list[str | Path] = [BIN / "rclone", "serve", "s3", root, "--addr", url[7:]]
+    with process([*arguments, "--auth-key", "bench,benchsecret", "--vfs-cache-mode", "off"], url):
+        yield url
+
+
+@contextmanager
+def rclone_mount(root: Path, mount: Path) -> Iterator[Path]:
+    """rclone mount of a directory with its full VFS cache."""
+    root.mkdir(parents=True)
+    mount.mkdir()
+    arguments: list[str | Path] = [BIN / "rclone", "mount", root, mount]
+    arguments += ["--vfs-cache-mode", "full", "--cache-dir", root.parent / "rclone-cache"]
+    with process([*arguments, "--vfs-write-back", "0s"], None):
+        end = time.monotonic() + DEADLINE_S
+        while not os.path.ismount(mount):
+            if time.monotonic() > end:
+                raise RuntimeError("rclone does not mount")
+            time.sleep(0.05)
+        try:
+            yield mount
+        finally:
+            subprocess.run(["fusermount3", "-uz", mount], check=False, timeout=20)
