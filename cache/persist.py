@@ -377,8 +377,11 @@ class Persister:
             except StoreNotFound:
                 return self._upload(task, inode, ABSENT)
             if self._is_ours(inode, theirs):
-                # We were killed between the store's answer and our own note of it.
-                return theirs
+                # We were killed between the store's answer and our own note of it; attributes may
+                # have changed since.
+                return task.store.set_attributes(
+                    task.key, stored_attributes(inode, task.attributes), expected=theirs.version
+                )
             aside = LOST_AND_FOUND + task.key + b"." + theirs.version.strip('"').encode()[:40]
             log.error("conflict: %r was changed by others; theirs is kept as %r", task.key, aside)
             task.store.copy(
@@ -389,6 +392,12 @@ class Persister:
     @staticmethod
     def _is_ours(inode: Inode, found: StoredObject) -> bool:
         attributes = found.attributes
+        if inode.kind != Kind.FILE:
+            # A file system keeps no ETag with these; what they are is in their attributes.
+            return attributes is not None and (
+                (attributes.kind, attributes.symlink_target or b"", attributes.rdev)
+                == (inode.kind, inode.target, inode.rdev)
+            )
         return (
             bool(inode.etag)
             and found.size_bytes == inode.size
