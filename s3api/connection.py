@@ -27,6 +27,7 @@ from aiohttp.web_protocol import RequestHandler
 from s3api import metrics
 from s3api.config import GatewayConfig
 from s3api.errors import S3Error, error_document
+from s3api.headers import common_headers, new_request_id
 
 log = logging.getLogger(__name__)
 
@@ -41,9 +42,11 @@ class Server(web.Server):
     """All connections of one gateway process."""
 
     def __init__(
-        self, handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
+        self,
+        handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
         config: GatewayConfig,
-    ) -> None:  # fmt: skip
+        host_id: str,
+    ) -> None:
         super().__init__(
             handler,
             access_log=None,
@@ -54,6 +57,7 @@ class Server(web.Server):
             logger=log,
         )
         self.config = config
+        self.host_id = host_id
         self._open = 0
         self._open_by_client: Counter[str] = Counter()
 
@@ -137,12 +141,19 @@ class Connection(RequestHandler):
     def _refuse(self) -> None:
         transport = self.transport
         assert transport is not None
-        body = error_document(S3Error("SlowDown"), resource="", request_id="", host_id="")
-        transport.write(
-            b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/xml\r\n"
-            b"Connection: close\r\nRetry-After: 1\r\nContent-Length: %d\r\n\r\n%b"
-            % (len(body), body)
+        request_id, host_id = new_request_id(), self._server.host_id
+        body = error_document(
+            S3Error("SlowDown"), resource="", request_id=request_id, host_id=host_id
         )
+        headers = common_headers(request_id, host_id) | {
+            "Connection": "close",
+            "Content-Length": str(len(body)),
+            "Content-Type": "application/xml",
+            "Retry-After": "1",
+        }
+        lines = [f"{name}: {value}" for name, value in headers.items()]
+        head = "\r\n".join(["HTTP/1.1 503 Service Unavailable", *lines, "", ""])
+        transport.write(head.encode() + body)
         self.close()
         transport.close()
 
@@ -164,10 +175,16 @@ class Connection(RequestHandler):
         if request.writer.output_size > 0:
             raise ConnectionError("the answer has begun: it can only be cut off")
         log.debug("a client of %s sent what is not HTTP: %s", request.remote, type(exc).__name__)
+        request_id, host_id = new_request_id(), self._server.host_id
+        body = error_document(error, resource="", request_id=request_id, host_id=host_id)
         response = web.Response(
             status=error.status,
-            body=error_document(error, resource="", request_id="", host_id=""),
-            content_type="application/xml",
+            headers={
+                **common_headers(request_id, host_id),
+                **error.headers,
+                "Content-Type": "application/xml",
+            },
+            body=body,
         )
         response.force_close()
         return response

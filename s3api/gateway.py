@@ -34,9 +34,10 @@ from s3api.buckets import check_expected_owner
 from s3api.config import AuthConfig, GatewayConfig
 from s3api.connection import Connection, Server
 from s3api.errors import S3Error, error_document, from_cache
+from s3api.headers import common_headers, new_request_id
 from s3api.keys import parse_target
 from s3api.model import MODEL
-from s3api.operations import Call, Door, common_headers, find_offer
+from s3api.operations import Call, Door, find_offer
 from s3api.parsing import read_input, split_query
 from s3api.threads import Threads
 
@@ -76,7 +77,7 @@ class Gateway:
 
     async def start(self, listening: socket.socket) -> None:
         """Serve connections of a bound socket."""
-        self._http = Server(self._handle, self._config)
+        self._http = Server(self._handle, self._config, self._door.host_id)
         loop = asyncio.get_running_loop()
         self._listener = await loop.create_server(self._http, sock=listening, backlog=_BACKLOG)
         log.info(
@@ -204,7 +205,7 @@ class _Entry:
 
     def __init__(self, request: web.BaseRequest) -> None:
         self.request = request
-        self.request_id = secrets.token_hex(8).upper()
+        self.request_id = new_request_id()
         self.started_s = time.monotonic()
         self.bucket = ""
         self.key = b""

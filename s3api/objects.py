@@ -107,16 +107,23 @@ async def _open(call: Call) -> tuple[Object, Snapshot]:
     """What the warm index answers costs less than the hop into a thread."""
     objects = call.volume.objects
     found = objects.open_now(call.bucket, call.key)
-    return found or await call.threads.metadata(objects.open, call.bucket, call.key)
+    if found is None:
+        found = await call.threads.metadata(objects.open, call.bucket, call.key)
+    return found
+
+
+async def _get(call: Call) -> Object:
+    objects = call.volume.objects
+    found = objects.get_now(call.bucket, call.key)
+    if found is None:
+        found = await call.threads.metadata(objects.get, call.bucket, call.key)
+    return found
 
 
 @offers("HeadObject", _READ)
 async def head_object(call: Call) -> web.StreamResponse:
     check_version(call.input.get("VersionId"))
-    objects = call.volume.objects
-    found = objects.get_now(call.bucket, call.key) or await call.threads.metadata(
-        objects.get, call.bucket, call.key
-    )
+    found = await _get(call)
     headers, chosen = _read_headers(call, found)
     headers["Content-Length"] = str(found.size if chosen is None else chosen.length)
     return call.answer(200 if chosen is None else 206, headers)
@@ -156,7 +163,7 @@ async def get_object_attributes(call: Call) -> web.StreamResponse:
     known = {"ETag", "Checksum", "ObjectParts", "StorageClass", "ObjectSize"}
     if not asked <= known or not asked:
         raise S3Error("InvalidArgument", "Invalid attribute name specified.")
-    found = await call.threads.metadata(call.volume.objects.get, call.bucket, call.key)
+    found = await _get(call)
     attributes = found.attributes
     output: dict[str, Any] = {"LastModified": found.modified_ns}
     if "ETag" in asked:
@@ -197,7 +204,7 @@ def _object_parts(call: Call, attributes: ObjectAttributes) -> dict[str, Any]:
 async def get_object_acl(call: Call) -> web.StreamResponse:
     """The one ACL there is: the bucket's owner may do everything."""
     check_version(call.input.get("VersionId"))
-    await call.threads.metadata(call.volume.objects.get, call.bucket, call.key)
+    await _get(call)
     owner = owner_of(call.volume.buckets.get(call.bucket))
     return call.document({"Owner": owner, "Grants": private_grants(owner)})
 

@@ -18,13 +18,12 @@ from cache.volume import Volume
 from s3api.auth import Authentication, Identity
 from s3api.config import GatewayConfig
 from s3api.errors import S3Error, not_implemented
+from s3api.headers import common_headers
 from s3api.keys import Target
 from s3api.model import MODEL, Operation
 from s3api.parsing import Input
 from s3api.serialising import write_body, write_headers
 from s3api.threads import Threads
-
-SERVER = "Forebay"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +92,6 @@ class Call:
         if body is not None:
             headers["Content-Type"] = "application/xml"
         return self.answer(status or self.operation.status, headers, body)
-
-
-def common_headers(request_id: str, host_id: str) -> dict[str, str]:
-    """Headers of every answer; aiohttp adds the date."""
-    return {"x-amz-request-id": request_id, "x-amz-id-2": host_id, "Server": SERVER}
 
 
 Handler = Callable[[Call], Awaitable[web.StreamResponse]]

@@ -1,0 +1,17 @@
+"""Headers that every answer has, and the id that names a request in them and in the logs."""
+
+from __future__ import annotations
+
+import secrets
+
+SERVER = "Forebay"
+
+
+def new_request_id() -> str:
+    """16 hexadecimal digits, as Amazon's."""
+    return secrets.token_hex(8).upper()
+
+
+def common_headers(request_id: str, host_id: str) -> dict[str, str]:
+    """Headers of every answer; aiohttp adds the date."""
+    return {"x-amz-request-id": request_id, "x-amz-id-2": host_id, "Server": SERVER}
