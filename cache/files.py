@@ -471,7 +471,7 @@ class Files:
         with self._index.read() as txn:
             found = namespace.get(txn, inode)
             places = self._queued_in(txn, inode) if found.is_dir else []
-        for place in places or through_places(self._index, self._buckets, found):
+        for place in (*through_places(self._index, self._buckets, found), *places):
             self._persister.persist(place)
 
     def _queued_in(self, txn: Txn, directory: int) -> list[Place]:

@@ -29,7 +29,7 @@ from cache.index import Index, Table, Txn
 from cache.namespace import Place
 from cache.overlay import Overlay
 from cache.persist import Persister
-from cache.records import ZEROS, Extent, Inode, InodeFlag, Kind, WriteMode
+from cache.records import ROOT, ZEROS, Extent, Inode, InodeFlag, Kind, WriteMode
 from cache.segments import Reservation, Segments
 
 log = logging.getLogger(__name__)
@@ -485,10 +485,12 @@ def mark_all(txn: Txn, buckets: Buckets, inode: Inode) -> None:
 
 def through_places(index: Index, buckets: Buckets, inode: Inode) -> list[Place]:
     """The queued names of an inode that the caller must see persisted: write_through."""
-    found = []
+    found: list[Place] = []
+    if inode.parent in (0, ROOT):
+        return found  # the root and the directories of buckets are in no store
     with index.read() as txn:
         if not inode.nlink:
-            return []
+            return found
         for parent, name in namespace.links(txn, inode):
             root, key = namespace.path_of(txn, parent, name)
             mode = buckets.mode_of(buckets.of_root(txn, root), key)

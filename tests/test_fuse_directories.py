@@ -112,6 +112,31 @@ def test_an_old_listing_is_not_shown_again_after_rewind(mount: Mounted) -> None:
         assert listing.rest() == ["two"]
 
 
+def test_directories_that_are_in_no_store_can_be_synced(mount: Mounted) -> None:
+    for directory in (mount.root, mount.bucket):
+        sync(directory)
+
+
+def test_syncing_a_directory_persists_itself_and_its_names(mount: Mounted) -> None:
+    directory = mount.bucket / "synced"
+    directory.mkdir()
+    sync(directory)
+    (directory / "file").touch()
+    directory.chmod(0o700)
+    sync(directory)
+    stored = mount.store / "synced"
+    assert stored.stat().st_mode & 0o777 == 0o700
+    assert (stored / "file").exists()
+
+
+def sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 @pytest.mark.long
 def test_a_million_entries_list_in_linear_time(tmp_path: Path) -> None:
     """Time for each entry in a directory of a million is as in one of ten thousand."""
