@@ -1,4 +1,4 @@
-"""Load from wrk, in its own process: many URLs in turn, signed beforehand where the server checks."""
+"""Load from wrk, in its own process: many URLs in turn, signed where the server checks."""
 
 from __future__ import annotations
 

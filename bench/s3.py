@@ -1,4 +1,4 @@
-"""S3 marks: cached GETs and durable PUTs beside nginx and rclone serve s3 (issue "Speed", S1-S5)."""
+"""S3 marks: cached GETs and durable PUTs beside nginx and rclone serve s3."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +26,9 @@ http {{
   access_log off; sendfile on; tcp_nopush on; tcp_nodelay on; keepalive_requests 1000000;
   client_max_body_size 0; client_body_temp_path {root}/body; proxy_temp_path {root}/proxy;
   fastcgi_temp_path {root}/fcgi; uwsgi_temp_path {root}/uwsgi; scgi_temp_path {root}/scgi;
-  server {{ listen 127.0.0.1:{port}; root {files}; dav_methods PUT DELETE; create_full_put_path on; }}
+  server {{
+    listen 127.0.0.1:{port}; root {files}; dav_methods PUT DELETE; create_full_put_path on;
+  }}
 }}
 """
 
@@ -64,7 +67,7 @@ def _wait_for(url: str, child: subprocess.Popen[bytes]) -> None:
     end = time.monotonic() + DEADLINE_S
     while time.monotonic() < end and child.poll() is None:
         try:
-            urllib.request.urlopen(url, timeout=1)  # noqa: S310  our own server on loopback
+            urllib.request.urlopen(url, timeout=1)
         except urllib.error.HTTPError:
             return
         except OSError:

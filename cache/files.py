@@ -405,7 +405,7 @@ class Files:
                 ctime_ns=change_to.ctime_ns or time.time_ns(),
                 attributes_revision=found.attributes_revision + 1,
             )
-            if updated.parent != ROOT and updated.id != ROOT:
+            if ROOT not in (updated.parent, updated.id):
                 if updated.is_dir:
                     updated = self._make_explicit(txn, updated)
                 else:

@@ -8,11 +8,8 @@ Blocking, thread-safe; a part writer belongs to one thread at a time.
 
 from __future__ import annotations
 
-import queue
-import threading
 import time
 import uuid
-from collections.abc import Iterator
 
 import msgspec
 
@@ -22,16 +19,16 @@ from cache.admission import Admission
 from cache.buckets import Buckets
 from cache.contents import Contents, Staged
 from cache.errors import (
-    CacheError,
     InvalidPart,
     NoSuchUpload,
     StaleContent,
-    StoreNotFound,
 )
 from cache.index import Index, Table, Txn
 from cache.namespace import Place
-from cache.objects import Check, Object, Objects
+from cache.objects import Objects
+from cache.parts import PartWriter
 from cache.persist import Persister, uploaded_attributes
+from cache.publishing import Check, Object, Publication, Publisher
 from cache.records import (
     Inode,
     InodeFlag,
@@ -66,6 +63,7 @@ class Uploads:
         buckets: Buckets,
         objects: Objects,
         persister: Persister,
+        publisher: Publisher,
         admission: Admission,
     ) -> None:
         self._index = index
@@ -73,6 +71,7 @@ class Uploads:
         self._buckets = buckets
         self._objects = objects
         self._persister = persister
+        self._publisher = publisher
         self._admission = admission
 
     def create(
@@ -164,7 +163,36 @@ class Uploads:
             raise InvalidPart(f"part number {number}")
         if not upload.store_token:
             self._admission.admit()
-        return PartWriter(self, upload, number, size_bytes)
+        stream = "fill" if upload.store_token else "dirty"
+        staged = self._contents.stage(size_bytes, stream=stream)
+        passing = self._resume(upload) if upload.store_token else None
+
+        def enter(
+            staged: Staged | None, etag: str, checksums: dict[str, str], store_tag: str
+        ) -> Part:
+            return self._enter_part(upload, number, size_bytes, staged, etag, checksums, store_tag)
+
+        return PartWriter(number, size_bytes, staged, passing, enter)
+
+    def _enter_part(
+        self,
+        upload: UploadRecord,
+        number: int,
+        size_bytes: int,
+        staged: Staged | None,
+        etag: str,
+        checksums: dict[str, str],
+        store_tag: str,
+    ) -> Part:
+        def change(txn: Txn) -> Part:
+            inode = self._new_part_inode(txn, size_bytes)
+            if staged is not None:
+                extents.attach(txn, inode.id, staged.extents(inode.revision))
+            return self._put_part(txn, upload, number, inode, etag, checksums, store_tag)
+
+        # Bytes that the store confirmed need no sync here: lost, they are fetched again.
+        syncs = [] if staged is None or store_tag else staged.segments
+        return self._index.commit(change, syncs=syncs)
 
     def copy_part(
         self,
@@ -200,18 +228,18 @@ class Uploads:
             current = namespace.get(txn, source.inode.id)
             if current.revision != source.inode.revision:
                 raise StaleContent(f"{source.key!r} was replaced while it was copied")
-            inode = self.new_part_inode(txn, stop - start)
+            inode = self._new_part_inode(txn, stop - start)
             extents.share(txn, current.id, start, stop, inode.id, 0, inode.revision)
-            return self.put_part(txn, upload, number, inode, etag, {}, "")
+            return self._put_part(txn, upload, number, inode, etag, {}, "")
 
         return self._index.commit(change)
 
     @staticmethod
-    def new_part_inode(txn: Txn, size: int) -> Inode:
+    def _new_part_inode(txn: Txn, size: int) -> Inode:
         inode = namespace.new_inode(txn, Kind.FILE, mode=0, uid=0, gid=0)
         return msgspec.structs.replace(inode, size=size)
 
-    def put_part(
+    def _put_part(
         self,
         txn: Txn,
         upload: UploadRecord,
@@ -244,54 +272,35 @@ class Uploads:
         """Make the object of the parts, in their order. InvalidPart when one was replaced since
         it was listed; raises what `check` raises. O(extents)."""
         bucket = self._buckets.get(upload.bucket)
-        self._objects.precheck(bucket, upload.key, check)
-        if upload.store_token:
-            return self._complete_through(upload, parts, etag, attributes, check)
         mode = self._buckets.mode_of(bucket, upload.key)
-
-        def change(txn: Txn) -> tuple[Object, Place]:
-            mark = mode != WriteMode.TRANSIENT
-            return self._publish(txn, upload, parts, etag, attributes, check, None, mark=mark)
-
-        found, place = self._index.commit(change)
+        self._objects.precheck(bucket, upload.key, check)
+        size = sum(part.size for part in parts)
+        persist = mode != WriteMode.TRANSIENT
+        new = Publication(bucket, upload.key, size, etag, attributes, check, persist)
+        if upload.store_token:
+            return self._complete_through(upload, parts, new)
+        found, place = self._index.commit(lambda txn: self._publish(txn, upload, parts, new))
         if mode in (WriteMode.WRITE_THROUGH, WriteMode.WRITE_AROUND):
             self._persister.persist(place)
         return found
 
-    def _complete_through(
-        self,
-        upload: UploadRecord,
-        parts: Parts,
-        etag: str,
-        attributes: ObjectAttributes,
-        check: Check | None,
-    ) -> Object:
-        bucket = self._buckets.get(upload.bucket)
-        place, key = self._objects.intend(bucket, upload.key)
-        if key != upload.store_key:
-            raise StaleContent(f"a directory above {upload.key!r} was renamed during the upload")
-        with self._persister.holding(place.bucket, key):
+    def _complete_through(self, upload: UploadRecord, parts: Parts, new: Publication) -> Object:
+        with self._persister.claiming(self._publisher.intend(new.bucket, new.key)) as key:
+            if key != upload.store_key:
+                raise StaleContent(f"a directory above {new.key!r} was renamed meanwhile")
             stored = self._resume(upload).commit(
                 [(part.number, part.store_tag) for part in parts],
-                uploaded_attributes(attributes, etag),
+                uploaded_attributes(new.attributes, new.etag),
             )
-            return self._index.commit(
-                lambda txn: self._publish(
-                    txn, upload, parts, etag, attributes, check, stored, mark=False
-                )
-            )[0]
+            return self._index.commit(lambda txn: self._publish(txn, upload, parts, new, stored))[0]
 
     def _publish(
         self,
         txn: Txn,
         upload: UploadRecord,
         parts: Parts,
-        etag: str,
-        attributes: ObjectAttributes,
-        check: Check | None,
-        stored: StoredObject | None,
-        *,
-        mark: bool,
+        new: Publication,
+        stored: StoredObject | None = None,
     ) -> tuple[Object, Place]:
         self._find(txn, upload.bucket, upload.key, upload.id)
         for part in parts:
@@ -306,18 +315,7 @@ class Uploads:
                 at += part.size
             return InodeFlag(inode.flags) & ~InodeFlag.INLINE
 
-        result = self._objects.publish(
-            txn,
-            self._buckets.find(txn, upload.bucket),
-            upload.key,
-            fill=fill,
-            size=sum(part.size for part in parts),
-            etag=etag,
-            attributes=attributes,
-            check=check,
-            stored=stored,
-            mark=mark,
-        )
+        result = self._publisher.publish(txn, new, fill, stored)
         _forget(txn, upload)
         return result
 
@@ -349,123 +347,3 @@ def _forget(txn: Txn, upload: UploadRecord) -> None:
         _drop_part(txn, unpack(value, Part))
         txn.delete(Table.PARTS, key)
     txn.delete(Table.UPLOADS, _upload_key(upload.bucket, upload.id))
-
-
-class _Pump:
-    """Turns pushed chunks into the iterator that a store pulls from, in its own thread."""
-
-    def __init__(self, parts: PartUpload, number: int, size_bytes: int) -> None:
-        self._chunks: queue.Queue[bytes | None] = queue.Queue(maxsize=2)
-        self._error: BaseException | None = None
-        self._cancelled = False
-        self.tag = ""
-        self._thread = threading.Thread(
-            target=self._run, args=(parts, number, size_bytes), name="part", daemon=True
-        )
-        self._thread.start()
-
-    def _run(self, parts: PartUpload, number: int, size_bytes: int) -> None:
-        try:
-            self.tag = parts.write_part(number, self._arriving(), size_bytes)
-        except BaseException as exc:
-            self._error = exc
-            while not self._cancelled and self._chunks.get() is not None:
-                pass  # let the pusher finish; it meets the error in the end
-
-    def _arriving(self) -> Iterator[bytes]:
-        while (chunk := self._chunks.get()) is not None:
-            yield chunk
-        if self._cancelled:
-            raise InvalidPart("the client broke off")
-
-    def push(self, chunk: bytes) -> None:
-        if self._error is not None:
-            raise self._error
-        self._chunks.put(chunk)
-
-    def finish(self) -> str:
-        self._chunks.put(None)
-        self._thread.join()
-        if self._error is not None:
-            raise self._error
-        return self.tag
-
-    def cancel(self) -> None:
-        """End the store's part early: it sees a body that breaks off, and drops it."""
-        self._cancelled = True
-        self._chunks.put(None)
-        self._thread.join()
-
-
-class PartWriter:
-    """One part on its way. One thread at a time; nothing is visible before commit()."""
-
-    def __init__(
-        self, uploads: Uploads, upload: UploadRecord, number: int, size_bytes: int
-    ) -> None:
-        self._uploads = uploads
-        self._upload = upload
-        self._number = number
-        self._size_bytes = size_bytes
-        self._written = 0
-        stream = "fill" if upload.store_token else "dirty"
-        self._staged: Staged | None = uploads._contents.stage(size_bytes, stream=stream)
-        self._staged.never_inline()
-        self._pump = (
-            _Pump(uploads._resume(upload), number, size_bytes) if upload.store_token else None
-        )
-
-    def write(self, chunk: bytes | bytearray | memoryview) -> None:
-        """Append; as ObjectWriter.write."""
-        self._written += len(chunk)
-        if self._written > self._size_bytes:
-            raise InvalidPart(f"part {self._number} is longer than announced")
-        if self._staged is not None:
-            try:
-                self._staged.write(chunk)
-            except CacheError:
-                if self._pump is None:
-                    raise
-                self._staged.release()
-                self._staged = None
-        if self._pump is not None:
-            self._pump.push(bytes(chunk))
-
-    def commit(self, *, etag: str, checksums: dict[str, str]) -> Part:
-        """Enter the part into its upload, durably. NoSuchUpload if that is gone meanwhile."""
-        if self._written != self._size_bytes:
-            raise InvalidPart(f"part {self._number} has {self._written} bytes")
-        tag = ""
-        if self._pump is not None:
-            pump, self._pump = self._pump, None
-            try:
-                tag = pump.finish()
-            except StoreNotFound as exc:
-                raise NoSuchUpload(self._upload.id) from exc
-        staged = self._staged
-        if staged is not None:
-            staged.finish()
-
-        def change(txn: Txn) -> Part:
-            inode = Uploads.new_part_inode(txn, self._written)
-            if staged is not None:
-                extents.attach(txn, inode.id, staged.extents(inode.revision))
-            return self._uploads.put_part(
-                txn, self._upload, self._number, inode, etag, checksums, tag
-            )
-
-        # Bytes that the store confirmed need no sync here: lost, they are fetched again.
-        syncs = [] if staged is None or tag else staged.segments
-        try:
-            return self._uploads._index.commit(change, syncs=syncs)
-        finally:
-            if staged is not None:
-                staged.release()
-
-    def abort(self) -> None:
-        """Give the part up, if it was not committed. Idempotent."""
-        if self._staged is not None:
-            self._staged.release()
-        if self._pump is not None:
-            pump, self._pump = self._pump, None
-            pump.cancel()

@@ -101,6 +101,19 @@ def put_object_attributes(txn: Txn, inode: Inode, attributes: ObjectAttributes) 
     return msgspec.structs.replace(inode, flags=inode.flags | InodeFlag.OBJECT)
 
 
+def forget_checksums(txn: Txn, inode: Inode) -> Inode:
+    """Before its bytes change through the mount: what S3 clients said of the old ones (checksums,
+    parts) is no longer true, and they refuse bodies that do not match. As put_object_attributes."""
+    attributes = object_attributes(txn, inode)
+    if not (attributes.checksums or attributes.part_sizes):
+        return inode
+    return put_object_attributes(
+        txn,
+        inode,
+        msgspec.structs.replace(attributes, checksums={}, checksum_type="", part_sizes=[]),
+    )
+
+
 # ------------------------------------------------------------------------------------ finding
 
 

@@ -1,30 +1,22 @@
 """The verbs of the S3 door: get, put, copy, delete and list objects by bucket and key.
 
-A PUT gives its key a new inode, as rename(2) over it would: whoever reads the old one reads it to
-its end. What an acknowledged write means is the bucket's write mode (acceptance F01):
-write_back: bytes synced, then the commit synced. write_through: the store confirmed, then that.
-Blocking, thread-safe; a writer belongs to one thread at a time.
+What an acknowledged write means is the bucket's write mode (acceptance F01): write_back: bytes
+synced, then the commit synced. write_through: the store confirmed, then that. Blocking,
+thread-safe; a writer belongs to one thread at a time.
 """
 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
-
-import msgspec
 
 from cache import contents as bytes_of
-from cache import dirty, extents, names, namespace
+from cache import extents, names, namespace
 from cache.admission import Admission
 from cache.buckets import Buckets
-from cache.config import CacheConfig
-from cache.contents import Contents, Snapshot, Staged
+from cache.contents import Contents, Snapshot
 from cache.discovery import Discovery
 from cache.errors import (
-    CacheError,
-    CacheFull,
     NoSuchKey,
     StaleContent,
     StoreUnavailable,
@@ -33,44 +25,18 @@ from cache.index import Index, Table, Txn
 from cache.listing import Lister, Listing
 from cache.namespace import Place
 from cache.persist import Persister, uploaded_attributes
+from cache.publishing import Check, Object, Publication, Publisher, find
 from cache.records import (
     Bucket,
     Inode,
     InodeFlag,
-    Kind,
     ObjectAttributes,
-    Stored,
     WriteMode,
 )
-from cache.stores.base import StoredObject, Upload
+from cache.stores.base import Upload
+from cache.writers import ObjectWriter, Target
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Object:
-    """What a key leads to."""
-
-    bucket: str
-    key: bytes
-    inode: Inode
-    attributes: ObjectAttributes
-
-    @property
-    def size(self) -> int:
-        return self.inode.size
-
-    @property
-    def etag(self) -> str:
-        return self.inode.etag
-
-    @property
-    def modified_ns(self) -> int:
-        return self.inode.mtime_ns
-
-
-Check = Callable[[Object | None], None]
-"""Evaluated inside the commit against the current object; raises to stop it."""
 
 
 class Objects:
@@ -82,7 +48,7 @@ class Objects:
         discovery: Discovery,
         persister: Persister,
         admission: Admission,
-        config: CacheConfig,
+        publisher: Publisher,
     ) -> None:
         self._index = index
         self._contents = contents
@@ -90,7 +56,7 @@ class Objects:
         self._discovery = discovery
         self._persister = persister
         self._admission = admission
-        self._config = config
+        self._publisher = publisher
         self._lister = Lister(index, discovery)
 
     # ------------------------------------------------------------------ reading
@@ -107,7 +73,7 @@ class Objects:
         namespace.check_key(key)
         with self._index.read() as txn:
             record = self._buckets.find(txn, bucket)
-            found = self.find(txn, record, key)
+            found = find(txn, record, key)
             if not self._settled(txn, record, key, found):
                 return None
         if found is None:
@@ -119,7 +85,7 @@ class Objects:
         namespace.check_key(key)
         with self._index.read() as txn:
             record = self._buckets.find(txn, bucket)
-            found = self.find(txn, record, key)
+            found = find(txn, record, key)
             if not self._settled(txn, record, key, found):
                 return None
             if found is None:
@@ -141,13 +107,6 @@ class Objects:
                 return found, snapshot
             snapshot.close()
 
-    def find(self, txn: Txn, bucket: Bucket, key: bytes) -> Object | None:
-        """What the index knows under a key."""
-        inode = namespace.resolve(txn, bucket.root, key)
-        if inode is None or inode.kind not in (Kind.FILE, Kind.DIRECTORY, Kind.SYMLINK):
-            return None
-        return Object(bucket.name, key, inode, namespace.object_attributes(txn, inode))
-
     def _settled(self, txn: Txn, bucket: Bucket, key: bytes, found: Object | None) -> bool:
         """Whether the index alone can answer for this key."""
         if found is not None:
@@ -166,11 +125,11 @@ class Objects:
             self._discovery.learn_key(bucket, key)
         except StoreUnavailable:
             with self._index.read() as txn:
-                if self.find(txn, bucket, key) is None:
+                if find(txn, bucket, key) is None:
                     raise
             log.warning("store of %s does not answer: serving what is known", bucket.name)
         with self._index.read() as txn:
-            found = self.find(txn, bucket, key)
+            found = find(txn, bucket, key)
         if found is None:
             raise NoSuchKey(key)
         self._discovery.checked(found.inode.id)
@@ -230,15 +189,14 @@ class Objects:
                 size_bytes, stream="fill" if mode == WriteMode.WRITE_THROUGH else "dirty"
             )
         )
-        upload: tuple[bytes, Upload] | None = None
+        store_key = b""
+        upload: Upload | None = None
         if mode in (WriteMode.WRITE_THROUGH, WriteMode.WRITE_AROUND) and not key.endswith(b"/"):
             store_key = self._store_key(record, key)
             store = self._buckets.store(record)
-            upload = (
-                store_key,
-                store.begin_upload(store_key, size_bytes, uploaded_attributes(attributes)),
-            )
-        return ObjectWriter(self, record, key, mode, staged, upload)
+            upload = store.begin_upload(store_key, size_bytes, uploaded_attributes(attributes))
+        target = Target(record, key, mode, store_key, upload)
+        return ObjectWriter(target, staged, self._publisher, self._persister, self.precheck)
 
     def _writable(self, bucket: str) -> Bucket:
         record = self._buckets.get(bucket)
@@ -262,119 +220,6 @@ class Objects:
         except NoSuchKey:
             found = None
         check(found)
-
-    def intend(self, bucket: Bucket, key: bytes) -> tuple[Place, bytes]:
-        """Queue a name before the store is changed, so that a crash leaves a note; its place and
-        its key in the store."""
-
-        def change(txn: Txn) -> tuple[Place, bytes]:
-            place = self._make_place(txn, bucket, key)
-            namespace.mark(txn, place, 0)
-            return place, namespace.store_path_of(txn, place.parent, place.name)
-
-        return self._index.commit(change)
-
-    def _make_place(self, txn: Txn, bucket: Bucket, key: bytes) -> Place:
-        """Where the key's dentry is, directories made where they are missing."""
-        directories, last = names.split_key(key)
-        parent = namespace.make_directories(
-            txn,
-            bucket.root,
-            directories,
-            mode=self._config.directory_mode,
-            uid=self._config.default_uid,
-            gid=self._config.default_gid,
-        )
-        return Place(bucket.root, parent, last)
-
-    def publish(
-        self,
-        txn: Txn,
-        bucket: Bucket,
-        key: bytes,
-        *,
-        fill: Callable[[Txn, Inode], InodeFlag],
-        size: int,
-        etag: str,
-        attributes: ObjectAttributes,
-        check: Check | None,
-        stored: StoredObject | None,
-        mark: bool,
-    ) -> tuple[Object, Place]:
-        """Put a new inode under a key, with the bytes that `fill` attaches to it.
-
-        stored: what the store already has of these very bytes; else, with `mark`, the name goes
-        into the persist queue."""
-        current = self.find(txn, bucket, key)
-        if check is not None:
-            check(current)
-        config = self._config
-        place = self._make_place(txn, bucket, key)
-        parent, last = place.parent, place.name
-        dentry = names.find(txn, parent, last)
-        old = None if dentry is None else namespace.get(txn, dentry.inode)
-        if last.endswith(b"/"):
-            inode = self._marker(txn, place, old)
-        else:
-            inode = namespace.new_inode(
-                txn,
-                Kind.FILE,
-                mode=config.file_mode,
-                uid=config.default_uid,
-                gid=config.default_gid,
-            )
-        inode = msgspec.structs.replace(inode, size=size, etag=etag)
-        inode = msgspec.structs.replace(inode, flags=int(fill(txn, inode)))
-        inode = namespace.put_object_attributes(txn, inode, attributes)
-        if stored is not None:
-            inode = msgspec.structs.replace(
-                inode,
-                stored=Stored(
-                    parent,
-                    last,
-                    stored.version,
-                    stored.size_bytes,
-                    inode.revision,
-                    inode.attributes_revision,
-                ),
-            )
-        if inode.is_dir and old is not None:
-            namespace.put(txn, inode)
-            namespace.announce(txn, parent, last)
-        else:
-            if old is not None:
-                namespace.leave(txn, parent, last, old)
-            inode = namespace.enter(txn, parent, last, inode)
-        if stored is not None:
-            dirty.clear(txn, parent, last)
-        elif mark:
-            namespace.mark(txn, place, size, former=old)
-        return Object(bucket.name, key, inode, attributes), place
-
-    def _marker(self, txn: Txn, place: Place, old: Inode | None) -> Inode:
-        """The directory that a PUT of `dir/` makes, or makes explicit."""
-        if old is None:
-            config = self._config
-            above = namespace.get(txn, place.parent)
-            inode = namespace.new_inode(
-                txn,
-                Kind.DIRECTORY,
-                mode=config.directory_mode,
-                uid=config.default_uid,
-                gid=config.default_gid,
-            )
-            return msgspec.structs.replace(
-                inode, listed_ns=time.time_ns() if above.listed_ns else 0
-            )
-        now = time.time_ns()
-        return msgspec.structs.replace(
-            old,
-            explicit=True,
-            revision=old.revision + 1,
-            attributes_revision=old.attributes_revision + 1,
-            mtime_ns=now,
-            ctime_ns=now,
-        )
 
     def copy(
         self,
@@ -402,44 +247,25 @@ class Objects:
             whole = not snapshot.missing(0, snapshot.size)
             if mode in (WriteMode.WRITE_BACK, WriteMode.TRANSIENT) and whole:
                 self._admission.admit()
-                return self._share(source, record, key, attributes, etag, check, mode)
+                persist = mode != WriteMode.TRANSIENT
+                size = snapshot.size
+                new = Publication(record, key, size, etag, attributes, check, persist)
+                return self._share(snapshot.inode, new)
             return self._stream_copy(snapshot, record, key, attributes, etag, check)
 
-    def _share(
-        self,
-        source: Object,
-        bucket: Bucket,
-        key: bytes,
-        attributes: ObjectAttributes,
-        etag: str,
-        check: Check | None,
-        mode: WriteMode,
-    ) -> Object:
+    def _share(self, source: Inode, new: Publication) -> Object:
+        def fill(txn: Txn, inode: Inode) -> InodeFlag:
+            row = txn.get(Table.INLINE, namespace.key_bytes(source.id))
+            if row is not None:
+                txn.put(Table.INLINE, namespace.key_bytes(inode.id), row)
+                return InodeFlag(inode.flags) | InodeFlag.INLINE
+            extents.share(txn, source.id, 0, new.size, inode.id, 0, inode.revision)
+            return InodeFlag(inode.flags)
+
         def change(txn: Txn) -> Object:
-            current = namespace.get(txn, source.inode.id)
-            if current.revision != source.inode.revision:
-                raise StaleContent(f"{source.key!r} was replaced while it was copied")
-
-            def fill(txn: Txn, inode: Inode) -> InodeFlag:
-                row = txn.get(Table.INLINE, namespace.key_bytes(current.id))
-                if row is not None:
-                    txn.put(Table.INLINE, namespace.key_bytes(inode.id), row)
-                    return InodeFlag(inode.flags) | InodeFlag.INLINE
-                extents.share(txn, current.id, 0, current.size, inode.id, 0, inode.revision)
-                return InodeFlag(inode.flags)
-
-            return self.publish(
-                txn,
-                bucket,
-                key,
-                fill=fill,
-                size=current.size,
-                etag=etag,
-                attributes=attributes,
-                check=check,
-                stored=None,
-                mark=mode != WriteMode.TRANSIENT,
-            )[0]
+            if namespace.get(txn, source.id).revision != source.revision:
+                raise StaleContent(f"the source of {new.key!r} was replaced while it was copied")
+            return self._publisher.publish(txn, new, fill)[0]
 
         return self._index.commit(change)
 
@@ -470,7 +296,7 @@ class Objects:
 
         def change(txn: Txn) -> Place | None:
             if check is not None:
-                check(self.find(txn, record, key))
+                check(find(txn, record, key))
             place = namespace.locate(txn, record.root, key)
             dentry = None if place is None else names.find(txn, place.parent, place.name)
             if place is None or dentry is None:
@@ -493,7 +319,7 @@ class Objects:
         """A key the index does not have may be in the store if nobody ever looked."""
         if self._settled(txn, bucket, key, None):
             return None
-        place = self._make_place(txn, bucket, key)
+        place = self._publisher.make_place(txn, bucket, key)
         namespace.mark(txn, place, 0)
         return place
 
@@ -521,7 +347,7 @@ class Objects:
         self.get(bucket, key)
 
         def change(txn: Txn) -> tuple[Object, Place]:
-            found = self.find(txn, record, key)
+            found = find(txn, record, key)
             if check is not None:
                 check(found)
             place = namespace.locate(txn, record.root, key)
@@ -536,131 +362,4 @@ class Objects:
         found, place = self._index.commit(change)
         if mode in (WriteMode.WRITE_THROUGH, WriteMode.WRITE_AROUND):
             self._persister.persist(place)
-        return found
-
-
-class ObjectWriter:
-    """A body on its way to a key. One thread at a time; nothing is visible before commit()."""
-
-    def __init__(
-        self,
-        objects: Objects,
-        bucket: Bucket,
-        key: bytes,
-        mode: WriteMode,
-        staged: Staged | None,
-        upload: tuple[bytes, Upload] | None,
-    ) -> None:
-        self._objects = objects
-        self._bucket = bucket
-        self._key = key
-        self._mode = mode
-        self._staged = staged
-        self._upload_key = b""
-        self._upload: Upload | None = None
-        if upload is not None:
-            self._upload_key, self._upload = upload
-        self._size = 0
-
-    def write(self, chunk: bytes | bytearray | memoryview) -> None:
-        """Append; the chunk may be reused afterwards. CacheFull when there is no room here and
-        the store does not get the bytes either; a StoreError when it refuses them."""
-        if self._staged is not None:
-            try:
-                self._staged.write(chunk)
-            except CacheFull:
-                if self._upload is None:
-                    raise
-                # The store has every byte anyway: go on without a copy here.
-                self._staged.release()
-                self._staged = None
-        if self._upload is not None:
-            self._upload.write(chunk)
-        self._size += len(chunk)
-
-    def commit(
-        self, *, etag: str, attributes: ObjectAttributes, check: Check | None = None
-    ) -> Object:
-        """Publish the body under its key and return once that is durable. Raises what `check`
-        raises, and then nothing was changed."""
-        if self._staged is not None:
-            self._staged.finish()
-        try:
-            if self._upload is None:
-                return self._commit_here(etag, attributes, check)
-            return self._commit_through(self._upload, etag, attributes, check)
-        finally:
-            if self._staged is not None:
-                self._staged.release()
-
-    def abort(self) -> None:
-        """Give the body up, if it was not committed. Idempotent."""
-        if self._staged is not None:
-            self._staged.release()
-        if self._upload is not None:
-            self._upload.abort()
-            self._upload = None
-
-    def _fill(self, txn: Txn, inode: Inode) -> InodeFlag:
-        if self._staged is None:
-            return InodeFlag(inode.flags) & ~InodeFlag.INLINE
-        return bytes_of.publish(txn, inode, self._staged)
-
-    def _commit_here(self, etag: str, attributes: ObjectAttributes, check: Check | None) -> Object:
-        objects = self._objects
-        objects.precheck(self._bucket, self._key, check)
-        found, place = self._publish(etag, attributes, check, None, mark=True)
-        if self._mode in (WriteMode.WRITE_THROUGH, WriteMode.WRITE_AROUND):
-            objects._persister.persist(place)
-        return found
-
-    def _publish(
-        self,
-        etag: str,
-        attributes: ObjectAttributes,
-        check: Check | None,
-        stored: StoredObject | None,
-        *,
-        mark: bool,
-    ) -> tuple[Object, Place]:
-        def change(txn: Txn) -> tuple[Object, Place]:
-            return self._objects.publish(
-                txn,
-                self._bucket,
-                self._key,
-                fill=self._fill,
-                size=self._size,
-                etag=etag,
-                attributes=attributes,
-                check=check,
-                stored=stored,
-                mark=mark and self._mode != WriteMode.TRANSIENT,
-            )
-
-        # Bytes that the store confirmed need no sync here: lost, they are fetched again.
-        syncs = [] if self._staged is None or stored is not None else self._staged.segments
-        return self._objects._index.commit(change, syncs=syncs)
-
-    def _commit_through(
-        self, upload: Upload, etag: str, attributes: ObjectAttributes, check: Check | None
-    ) -> Object:
-        """The store first, then the index. Killed in between, the index still has the old object
-        and a queue entry that makes the mover look at both (persist)."""
-        objects = self._objects
-        objects.precheck(self._bucket, self._key, check)
-        place, key = objects.intend(self._bucket, self._key)
-        if key != self._upload_key and self._staged is not None:
-            # A directory on the way was renamed while the body arrived.
-            upload.abort()
-            self._upload = None
-            return self._commit_here(etag, attributes, check)
-        with objects._persister.holding(place.bucket, key):
-            stored = upload.commit(uploaded_attributes(attributes, etag), expected=None)
-            self._upload = None
-            try:
-                found, _ = self._publish(etag, attributes, check, stored, mark=False)
-            except CacheError:
-                # Somebody else was faster: the queue entry stays and puts the store right.
-                log.info("%r lost a race after its upload", self._key)
-                raise
         return found

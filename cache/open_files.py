@@ -365,7 +365,7 @@ class OpenFile:
 
     def _publish_cut(self, size: int) -> None:
         def change(txn: Txn) -> None:
-            inode = namespace.get(txn, self.inode_id)
+            inode = namespace.forget_checksums(txn, namespace.get(txn, self.inode_id))
             extents.punch(txn, inode.id, size, max(size, inode.size))
             inode = namespace.update(txn, inode, size=size, revision=inode.revision + 1)
             mark_all(txn, self._shared.buckets, inode)
@@ -405,7 +405,7 @@ class OpenFile:
         return extent._replace(stored_length=reservation.written, checksum=reservation.checksum)
 
     def _publish_in(self, txn: Txn, final: list[Extent]) -> Inode:
-        inode = namespace.get(txn, self.inode_id)
+        inode = namespace.forget_checksums(txn, namespace.get(txn, self.inode_id))
         revision = inode.revision + 1
         key = namespace.key_bytes(inode.id)
         flags = InodeFlag(inode.flags) & ~InodeFlag.INLINE

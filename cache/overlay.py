@@ -32,15 +32,12 @@ class Overlay:
     def insert(self, extent: Extent) -> None:
         """Put an extent over whatever was there."""
         first, last = self._span(extent.start, extent.stop)
-        kept = []
-        for old in self._extents[first:last]:
-            if old.start < extent.start:
-                kept.append(old.slice(old.start, extent.start))
-        kept.append(extent)
-        for old in self._extents[first:last]:
-            if old.stop > extent.stop:
-                kept.append(old.slice(extent.stop, old.stop))
-        self._extents[first:last] = kept
+        over = self._extents[first:last]
+        self._extents[first:last] = [
+            *(old.slice(old.start, extent.start) for old in over if old.start < extent.start),
+            extent,
+            *(old.slice(extent.stop, old.stop) for old in over if old.stop > extent.stop),
+        ]
 
     def within(self, start: int, stop: int) -> list[Extent]:
         """The parts of extents that lie in [start, stop), in order."""

@@ -8,7 +8,8 @@ processes racing for it end in the same state. Rules that keep it so:
   directory excludes all other work in its bucket.
 - Before a place in the store is written or deleted, whatever inode still has its bytes there
   although its name moved on (`away`) is brought home first. That holds for the directories on the
-  way too: a renamed directory moves before anything is put where it was.
+  way too: a renamed directory moves before anything is put where it was. Where renames form a
+  circle, one inode steps aside under a name of its own.
 - A deletion leaves a key alone that belongs to a live name.
 - An upload is conditional on the version the index knew. If others changed the object meanwhile,
   theirs is kept under lost+found/ and ours takes the place.
@@ -24,6 +25,7 @@ import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import msgspec
 
@@ -58,6 +60,7 @@ log = logging.getLogger(__name__)
 
 _LOOKS_MAX = 100
 LOST_AND_FOUND = b"lost+found/"
+_ASIDE = b".forebay-moving-"
 
 
 @dataclass(slots=True)
@@ -126,8 +129,10 @@ class Persister:
         self._locks = locks
         self._deadline_s = config.fetch_deadline_s * 4
 
-    def persist(self, place: Place) -> None:
-        """Make the store agree about a name, and take it out of the queue."""
+    def persist(self, place: Place, waiting: frozenset[int] = frozenset()) -> None:
+        """Make the store agree about a name, and take it out of the queue.
+
+        waiting: inodes that cannot move before this is done (see _bring_home)."""
         for _ in range(_LOOKS_MAX):
             try:
                 task = self._look(place)
@@ -136,21 +141,37 @@ class Persister:
                 self._index.commit(lambda txn: dirty.clear(txn, place.parent, place.name))
                 return
             if task.foreign is not None:
-                self._bring_home(task.foreign)
+                self._bring_home(task.foreign, waiting)
                 continue
             if task.inode is not None and task.inode.is_dir and self._has_moved(task):
                 with self._locks.hold("bucket", place.bucket, deadline_s=self._deadline_s):
                     now = self._look(place)
                     done = self._still(task) and self._has_moved(now) and self._move_directory(now)
             else:
-                with self.holding(place.bucket, task.key):
+                with self._holding(place.bucket, task.key):
                     done = self._still(task) and self._reconcile(task)
             if done:
                 return
         raise StoreUnavailable(f"{place.name!r} changes faster than it can be persisted")
 
     @contextlib.contextmanager
-    def holding(self, bucket: int, key: bytes) -> Iterator[None]:
+    def claiming(self, place: Place) -> Iterator[bytes]:
+        """Hold the locks under which the object of a place is written, after whoever still has
+        bytes there went home; yields its key in the store. Blocks."""
+        for _ in range(_LOOKS_MAX):
+            task = self._look(place)
+            if task.foreign is not None:
+                self._bring_home(task.foreign, frozenset())
+                continue
+            with self._holding(place.bucket, task.key):
+                now = self._look(place)
+                if now.key == task.key and now.foreign is None:
+                    yield task.key
+                    return
+        raise StoreUnavailable(f"{place.name!r} changes faster than it can be written")
+
+    @contextlib.contextmanager
+    def _holding(self, bucket: int, key: bytes) -> Iterator[None]:
         """The locks under which one key of the store is written."""
         deadline_s = self._deadline_s
         with (
@@ -223,28 +244,67 @@ class Persister:
             task.place.name,
         )
 
-    def _bring_home(self, inode_id: int) -> None:
-        """Persist an inode that is away under its present name, so that its old place is free."""
+    def _bring_home(self, inode_id: int, waiting: frozenset[int]) -> None:
+        """Persist an inode that is away under its present name, so that its old place is free.
+        waiting: inodes whose own move waits for this one."""
         with self._index.read() as txn:
             try:
                 inode = namespace.get(txn, inode_id)
             except NoSuchInode:
                 return
-            stored = inode.stored
             place = None
-            exchanged = False
-            if inode.nlink and stored is not None:
+            if inode.nlink and inode.stored is not None:
                 root = namespace.bucket_of(txn, inode.parent)
                 place = Place(root, inode.parent, inode.name)
-                exchanged = dirty.away_at(txn, inode.parent, inode.name) not in (None, inode_id)
         if place is None:
             self._forget_place(inode)
-        elif exchanged and not inode.is_dir:
-            # Two names were exchanged: nobody can go first, unless its bytes are all here.
-            self._fetcher.fill_all(inode)
-            self._forget_place(inode)
+        elif inode_id in waiting:
+            self._step_aside(inode_id, place.bucket)
         else:
-            self.persist(place)
+            self.persist(place, waiting | {inode_id})
+
+    def _step_aside(self, inode_id: int, root: int) -> None:
+        """Names were exchanged, in a circle or with a directory's own child: nobody can go first.
+        So one leaves its place in the store for a name of its own, until its turn comes."""
+        with self._locks.hold("bucket", root, deadline_s=self._deadline_s):
+            aside = self._index.commit(partial(self._plan_aside, inode_id=inode_id, root=root))
+            if aside is None:
+                return
+            store, old, new = aside
+            log.info("the store moves %r out of the way, to %r", old, new)
+            found: StoredObject | None = None
+            try:
+                found = store.rename(old, new)
+            except StoreNotFound:
+                # Killed behind this rename the last time, or never persisted.
+                with contextlib.suppress(StoreNotFound):
+                    found = store.head(new)
+
+            def change(txn: Txn) -> None:
+                inode = namespace.get(txn, inode_id)
+                assert inode.stored is not None
+                dirty.come_home(txn, inode.stored.parent, inode.stored.name, inode_id)
+                version = inode.stored.version if found is None else found.version
+                stored = msgspec.structs.replace(
+                    inode.stored, parent=root, name=new, version=version
+                )
+                namespace.update(txn, inode, stored=stored)
+
+            self._index.commit(change)
+            if new.endswith(b"/") and not store.capabilities.native_rename:
+                self._learn_versions(root, store, new)
+
+    def _plan_aside(self, txn: Txn, inode_id: int, root: int) -> tuple[Store, bytes, bytes] | None:
+        """Note where the inode's bytes will be before they move; (store, from, to) in the store.
+        The note's queue entry removes them from there should the inode vanish meanwhile."""
+        inode = namespace.get(txn, inode_id)
+        if inode.stored is None or inode.stored.name.startswith(_ASIDE):
+            return None
+        new = _ASIDE + str(inode_id).encode() + (b"/" if inode.is_dir else b"")
+        old = namespace.store_path_of(txn, inode.stored.parent, inode.stored.name)
+        dirty.send_away(txn, root, new, inode_id)
+        dirty.mark(txn, root, root, new, 0)
+        return self._buckets.store(self._buckets.of_root(txn, root)), old, new
 
     def _forget_place(self, inode: Inode) -> None:
         """The inode no longer needs its bytes in the store: they are here, or unlinked."""

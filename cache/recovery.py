@@ -170,7 +170,9 @@ class Fsck:
         return named
 
     @staticmethod
-    def _check_inode(txn: Txn, inode: Inode, count: int, key: bytes) -> Iterator[str]:
+    def _check_inode(  # noqa: C901  one rule after the other
+        txn: Txn, inode: Inode, count: int, key: bytes
+    ) -> Iterator[str]:
         yield ""
         if inode.id == ROOT:
             return

@@ -27,6 +27,7 @@ from cache.multipart import Uploads
 from cache.objects import Objects
 from cache.open_files import OpenFiles
 from cache.persist import Persister
+from cache.publishing import Publisher
 from cache.queue import Queue
 from cache.reclaim import Reclaimer
 from cache.recovery import Fsck, Reaper
@@ -64,6 +65,7 @@ class Volume:
             self.index, self.contents, self.buckets, self.fetcher, self.discovery, locks, cache
         )
         self.admission = Admission(self.index, self.segments, cache)
+        publisher = Publisher(self.index, cache)
         self.objects = Objects(
             self.index,
             self.contents,
@@ -71,7 +73,7 @@ class Volume:
             self.discovery,
             self.persister,
             self.admission,
-            cache,
+            publisher,
         )
         self.uploads = Uploads(
             self.index,
@@ -79,6 +81,7 @@ class Volume:
             self.buckets,
             self.objects,
             self.persister,
+            publisher,
             self.admission,
         )
         self.files = Files(

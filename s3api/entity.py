@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from cache.objects import Check, Object
+from cache.publishing import Check, Object
 from cache.records import ObjectAttributes
 from s3api.checksums import ALGORITHMS
 from s3api.conditions import DeleteCondition, WriteCondition

@@ -12,7 +12,7 @@ from typing import Any
 from aiohttp import web
 
 from cache.listing import CommonPrefix, Listing
-from cache.objects import Object
+from cache.publishing import Object
 from s3api.buckets import owner_of
 from s3api.entity import quoted_etag
 from s3api.operations import Call, offers

@@ -16,8 +16,9 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from cache.multipart import PART_NUMBER_MAX, PartWriter
-from cache.objects import Object
+from cache.multipart import PART_NUMBER_MAX
+from cache.parts import PartWriter
+from cache.publishing import Object
 from cache.records import ObjectAttributes, Part, UploadRecord
 from s3api.auth import canonical_id
 from s3api.buckets import owner_of

@@ -15,8 +15,9 @@ from aiohttp import web
 
 from cache.contents import Snapshot
 from cache.errors import CacheError
-from cache.objects import Object, ObjectWriter
+from cache.publishing import Object
 from cache.records import ObjectAttributes
+from cache.writers import ObjectWriter
 from s3api.buckets import check_expected_owner, owner_of, private_grants
 from s3api.checksums import ALGORITHMS, COMPOSITE, FULL_OBJECT
 from s3api.conditions import (

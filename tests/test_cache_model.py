@@ -25,9 +25,9 @@ from hypothesis.stateful import run_state_machine_as_test as run_machine
 from cache import dirty, names, namespace
 from cache.errors import CacheError, NoSuchKey, PreconditionFailed, StoreUnavailable
 from cache.index import Table, Txn
-from cache.objects import Object
 from cache.open_files import OpenFile
 from cache.persist import LOST_AND_FOUND, place_of
+from cache.publishing import Object
 from cache.records import Inode, Kind, ObjectAttributes, WriteMode, unpack
 from cache.stores.base import StoredAttributes
 from cache.stores.posix import PosixStore, PosixStoreConfig

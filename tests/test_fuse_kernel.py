@@ -16,7 +16,7 @@ import pytest
 
 from cache.changes import Change
 from cache.config import BucketConfig, CacheConfig, VolumeConfig
-from cache.objects import Object
+from cache.publishing import Object
 from cache.records import ObjectAttributes
 from cache.stores.posix import PosixStore, PosixStoreConfig
 from cache.volume import Volume

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from cache.names import is_posix_name
-from cache.objects import Object
+from cache.publishing import Object
 from cache.volume import Volume
 from node.commands.options import ConfigOption, JsonOption, print_json, print_table, readable
 from node.config import load

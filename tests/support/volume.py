@@ -15,7 +15,7 @@ from cache import namespace
 from cache.config import MIB, BucketConfig, CacheConfig, PrefixMode, VolumeConfig
 from cache.errors import StoreNotFound
 from cache.files import SetAttributes
-from cache.objects import Check, Object
+from cache.publishing import Check, Object
 from cache.records import Inode, Kind, ObjectAttributes, WriteMode
 from cache.recovery import Report
 from cache.stores.base import Store, StoredObject

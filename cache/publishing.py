@@ -1,0 +1,176 @@
+"""How new bytes get their key: the one change of the index that publishes an object.
+
+PUT, CopyObject and CompleteMultipartUpload end here. The key gets a new inode, as rename(2) over
+it would; whoever reads the old one reads it to its end. Before that, a body that passed through to
+the store is noted in the persist queue, so that a crash between the two leaves a note (intend).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+
+from cache import dirty, names, namespace
+from cache.config import CacheConfig
+from cache.index import Index, Txn
+from cache.namespace import Place
+from cache.records import Bucket, Inode, InodeFlag, Kind, ObjectAttributes, Stored
+from cache.stores.base import StoredObject
+
+
+@dataclass(frozen=True, slots=True)
+class Object:
+    """What a key leads to."""
+
+    bucket: str
+    key: bytes
+    inode: Inode
+    attributes: ObjectAttributes
+
+    @property
+    def size(self) -> int:
+        return self.inode.size
+
+    @property
+    def etag(self) -> str:
+        return self.inode.etag
+
+    @property
+    def modified_ns(self) -> int:
+        return self.inode.mtime_ns
+
+
+Check = Callable[[Object | None], None]
+"""Evaluated inside the commit against the current object; raises to stop it."""
+
+Fill = Callable[[Txn, Inode], InodeFlag]
+"""Attaches the bytes to the new inode, inside the commit; the flags that the inode has then."""
+
+
+def find(txn: Txn, bucket: Bucket, key: bytes) -> Object | None:
+    """What the index knows under a key."""
+    inode = namespace.resolve(txn, bucket.root, key)
+    if inode is None or inode.kind not in (Kind.FILE, Kind.DIRECTORY, Kind.SYMLINK):
+        return None
+    return Object(bucket.name, key, inode, namespace.object_attributes(txn, inode))
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """An object about to be: everything but its bytes."""
+
+    bucket: Bucket
+    key: bytes
+    size: int
+    etag: str
+    attributes: ObjectAttributes
+    check: Check | None
+    persist: bool  # False in a transient place: the store never learns of it
+
+
+class Publisher:
+    def __init__(self, index: Index, config: CacheConfig) -> None:
+        self.index = index
+        self._config = config
+
+    def intend(self, bucket: Bucket, key: bytes) -> Place:
+        """Queue a name before the store is changed, so that a crash leaves a note. Blocks."""
+
+        def change(txn: Txn) -> Place:
+            place = self.make_place(txn, bucket, key)
+            namespace.mark(txn, place, 0)
+            return place
+
+        return self.index.commit(change)
+
+    def make_place(self, txn: Txn, bucket: Bucket, key: bytes) -> Place:
+        """Where the key's dentry is, directories made where they are missing."""
+        directories, last = names.split_key(key)
+        parent = namespace.make_directories(
+            txn,
+            bucket.root,
+            directories,
+            mode=self._config.directory_mode,
+            uid=self._config.default_uid,
+            gid=self._config.default_gid,
+        )
+        return Place(bucket.root, parent, last)
+
+    def publish(
+        self, txn: Txn, new: Publication, fill: Fill, stored: StoredObject | None = None
+    ) -> tuple[Object, Place]:
+        """Put a new inode under a key. Raises what the publication's check raises.
+
+        stored: what the store already has of these very bytes; else the name is queued."""
+        if new.check is not None:
+            new.check(find(txn, new.bucket, new.key))
+        place = self.make_place(txn, new.bucket, new.key)
+        dentry = names.find(txn, place.parent, place.name)
+        old = None if dentry is None else namespace.get(txn, dentry.inode)
+        inode = self._marker(txn, place, old) if place.name.endswith(b"/") else self._file(txn)
+        inode = msgspec.structs.replace(inode, size=new.size, etag=new.etag)
+        inode = msgspec.structs.replace(inode, flags=int(fill(txn, inode)))
+        inode = namespace.put_object_attributes(txn, inode, new.attributes)
+        if stored is not None:
+            inode = msgspec.structs.replace(inode, stored=_stored_at(place, inode, stored))
+        if inode.is_dir and old is not None:
+            namespace.put(txn, inode)
+            namespace.announce(txn, place.parent, place.name)
+        else:
+            if old is not None:
+                namespace.leave(txn, place.parent, place.name, old)
+            inode = namespace.enter(txn, place.parent, place.name, inode)
+        if stored is not None:
+            dirty.clear(txn, place.parent, place.name)
+        elif new.persist:
+            namespace.mark(txn, place, new.size, former=old)
+        return Object(new.bucket.name, new.key, inode, new.attributes), place
+
+    def _file(self, txn: Txn) -> Inode:
+        config = self._config
+        return namespace.new_inode(
+            txn,
+            Kind.FILE,
+            mode=config.file_mode,
+            uid=config.default_uid,
+            gid=config.default_gid,
+        )
+
+    def _marker(self, txn: Txn, place: Place, old: Inode | None) -> Inode:
+        """The directory that a PUT of `dir/` makes, or makes explicit."""
+        if old is None:
+            config = self._config
+            above = namespace.get(txn, place.parent)
+            inode = namespace.new_inode(
+                txn,
+                Kind.DIRECTORY,
+                mode=config.directory_mode,
+                uid=config.default_uid,
+                gid=config.default_gid,
+            )
+            return msgspec.structs.replace(
+                inode, listed_ns=time.time_ns() if above.listed_ns else 0
+            )
+        now = time.time_ns()
+        return msgspec.structs.replace(
+            old,
+            explicit=True,
+            revision=old.revision + 1,
+            attributes_revision=old.attributes_revision + 1,
+            mtime_ns=now,
+            ctime_ns=now,
+        )
+
+
+def _stored_at(place: Place, inode: Inode, found: StoredObject) -> Stored:
+    return Stored(
+        place.parent,
+        place.name,
+        found.version,
+        found.size_bytes,
+        inode.revision,
+        inode.attributes_revision,
+    )
