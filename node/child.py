@@ -1,9 +1,10 @@
-"""The entry of every child process: `python -m node.child NAME LIFELINE`.
+"""The entry of every child process: `python -m node.child ROLE LIFELINE`.
 
-Order: tie ourselves to the supervisor; read from it what to run; lock our name; open the volume;
-run the role in this, the main, thread until SIGTERM; close. The roles are the doors' `serve`
-functions and `node/mover.py`: each handles SIGTERM in its own loop, and calls `ready` from inside
-the loop once it serves. From then on a thread asks that loop, once a second, to prove that it runs.
+Order: tie ourselves to the supervisor; load the role's modules; read from the supervisor what to
+run (a spare waits here until it is needed); lock our name; open the volume; run the role in this,
+the main, thread until SIGTERM; close. The roles are the doors' `serve` functions and
+`node/mover.py`: each handles SIGTERM in its own loop, and calls `ready` from inside the loop once
+it serves. From then on a thread asks that loop, once a second, to prove that it runs.
 
 How a child learns that it must end:
 - the supervisor says Stop on the lifeline: we send ourselves SIGTERM;
@@ -16,6 +17,7 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import faulthandler
+import importlib
 import logging
 import os
 import signal
@@ -33,6 +35,10 @@ from node.lifeline import Beat, ChildEnd, Failed, Ready, Report, Start, Stop
 from node.volumes import open_volume
 
 log = logging.getLogger(__name__)
+
+MODULES = {"mount": "fuse.mount", "gateway": "s3api.gateway", "mover": "node.mover"}
+"""What a role loads: its own stack only, as the mount needs no HTTP server and the gateway no
+FUSE. The functions that run the roles import the same again, for nothing."""
 
 _PR_SET_PDEATHSIG = 1
 _BEAT_INTERVAL_S = 1.0
@@ -82,17 +88,18 @@ class Reporter:
 
 
 def main() -> None:
-    name, descriptor = sys.argv[1], int(sys.argv[2])
+    role, descriptor = sys.argv[1], int(sys.argv[2])
     # From here on the death of the supervisor reaches us even while Python is busy; an earlier
     # death shows as the end of the lifeline.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     faulthandler.enable()  # SIGABRT, by which the supervisor ends a hanging child, shows where
     lifeline = ChildEnd(descriptor)
-    start = lifeline.receive()
+    importlib.import_module(MODULES[role])
+    start = lifeline.receive()  # a spare waits here, until it is needed or its supervisor is gone
     if not isinstance(start, Start):
         return
     try:
-        _run(name, start, lifeline)
+        _run(role, start, lifeline)
     except (OperatorError, CacheError) as exc:
         code = exc.code if isinstance(exc, OperatorError) else ExitCode.FAILED
         log.error("%s", exc)
@@ -100,25 +107,22 @@ def main() -> None:
         sys.exit(int(code))
 
 
-def _run(name: str, start: Start, lifeline: ChildEnd) -> None:
+def _run(role: str, start: Start, lifeline: ChildEnd) -> None:
+    name = start.name
     config = parse(start.config)
     config = dataclasses.replace(config, s3=dataclasses.replace(config.s3, port=start.port))
     logs.configure(name, config.log, secrets=secrets_of(config))
     reporter = Reporter(lifeline)
     threading.Thread(target=reporter.listen, name="lifeline", daemon=True).start()
     with run_lock.take(orphans.lock_path(config.cache.run_dir, name)):
-        role, _, index = name.partition("-")
         match role:
             case "mount":
                 _mount(config, reporter)
             case "gateway":
-                _gateway(config, int(index), reporter)
+                _gateway(config, int(name.partition("-")[2]), reporter)
             case "mover":
                 _mover(config, reporter)
     log.debug("ended")
-
-
-# Each role imports its own stack only: the mount needs no HTTP server, the gateway no FUSE.
 
 
 def _mount(config: NodeConfig, reporter: Reporter) -> None:

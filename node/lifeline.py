@@ -23,6 +23,7 @@ class Start(msgspec.Struct, tag="start"):
     """What the child is to run. The configuration travels as the text that the supervisor read:
     a child that is started again runs what its siblings run, whatever the file says by now."""
 
+    name: str  # "mover", "gateway-0", "mount"
     config: ConfigText
     port: int  # of the S3 endpoint; chosen by the supervisor where the configuration says 0
 

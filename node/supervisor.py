@@ -28,6 +28,7 @@ from node.children import Child
 from node.config import NodeConfig
 from node.errors import ExitCode, OperatorError
 from node.lifeline import Start
+from node.spares import Spares
 from node.systemd import Systemd
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ class Supervisor:
         self._mount_path = mountpoint.real_path(config.mount.path) if config.mount else Path()
         self._mount_absent = _why_no_mount(config)
         self._children: list[Child] = []
+        self._spares = Spares()
         self._endpoint = ""
         self._state = "starting"
         self._started = time.monotonic()
@@ -97,6 +99,8 @@ class Supervisor:
                     failure = await self._until_serving(doors)
                 if failure is None and not self._stop_asked.is_set():
                     self._announce(on_ready)
+                    if self._config.node.spares:
+                        self._spares.keep({child.role for child in self._children})
                     await self._stop_asked.wait()
                 await self._stop()
                 nursery.cancel_scope.cancel()
@@ -118,20 +122,19 @@ class Supervisor:
             ) from exc
 
     def _make_children(self, s3_port: int) -> list[Child]:
-        settings = self._config.node
-        start = Start(config=self._config.text, port=s3_port)
-        gateways = settings.gateways or os.cpu_count() or 1
-        children = [Child("mover", settings, start)]
-        children += [Child(f"gateway-{number}", settings, start) for number in range(gateways)]
+        gateways = self._config.node.gateways or os.cpu_count() or 1
+        names = ["mover", *(f"gateway-{number}" for number in range(gateways))]
         if not self._mount_absent:
-            mount = Child(
-                "mount",
-                settings,
-                start,
-                unblock=partial(mountpoint.abort, self._mount_path),
+            names.append("mount")
+        return [
+            Child(
+                Start(name=name, config=self._config.text, port=s3_port),
+                self._config.node,
+                spares=self._spares,
+                unblock=partial(mountpoint.abort, self._mount_path) if name == "mount" else None,
             )
-            children.append(mount)
-        return children
+            for name in names
+        ]
 
     async def _until_serving(self, children: Sequence[Child]) -> OperatorError | None:
         """Wait for each child's first Ready, or for a signal. Returns what keeps one from ever
@@ -220,6 +223,7 @@ class Supervisor:
         total_s = self._config.node.drain_timeout_s
         deadline = time.monotonic() + total_s
         self._state = "stopping"
+        self._spares.close()
         self._systemd.stopping("draining the write-back queue", total_s + 5)
 
         def grace_s(share: float) -> float:

@@ -23,6 +23,10 @@ class SupervisorConfig:
     start_timeout_s: float = 60.0
     """A process that does not serve after this long is killed and started again."""
 
+    spares: bool = True
+    """Keep a loaded process of each kind waiting to take the place of one that dies, which is then
+    back at once also on a busy machine. Each takes about 60 MB of memory."""
+
     def __post_init__(self) -> None:
         if self.gateways is not None and not 1 <= self.gateways <= 256:
             raise ValueError(f"gateways must be from 1 to 256, not {self.gateways}")

@@ -21,6 +21,8 @@ from node.children import Child, State
 from node.config_text import ConfigText
 from node.errors import ExitCode
 from node.lifeline import Start
+from node.processes import ChildProcess
+from node.spares import Spares
 from node.supervisor_config import SupervisorConfig
 
 PREAMBLE = """
@@ -40,14 +42,14 @@ DEADLINE_S = 20
 
 
 def start_message() -> Start:
-    return Start(ConfigText("", "none", "/", private=True), port=4711)
+    return Start("test", ConfigText("", "none", "/", private=True), port=4711)
 
 
 def make_child(tmp_path: Path, body: str, config: SupervisorConfig | None = None) -> Child:
     script = tmp_path / "child.py"
     script.write_text(PREAMBLE + body)
-    program = (sys.executable, str(script))
-    return Child("test", config or SupervisorConfig(), start_message(), program=program)
+    spares = Spares((sys.executable, str(script)))
+    return Child(start_message(), config or SupervisorConfig(), spares=spares)
 
 
 @asynccontextmanager
@@ -99,6 +101,50 @@ def test_a_killed_child_is_back_within_a_second(tmp_path: Path) -> None:
                 assert child.pid != pid
                 assert time.monotonic() - killed < 1
                 assert child.last_end == "killed by SIGKILL"
+
+    run(main)
+
+
+def waiting_spare(child: Child) -> ChildProcess:
+    return child._spares._waiting["test"]
+
+
+def test_a_spare_takes_over_and_is_replaced(tmp_path: Path) -> None:
+    child = make_child(tmp_path, SERVES)
+
+    async def main() -> None:
+        async with running(child):
+            await child.first_ready.wait()
+            child._spares.keep(["test"])
+            for restart in (1, 2):
+                spare = waiting_spare(child).pid
+                assert child.pid is not None
+                os.kill(child.pid, signal.SIGKILL)
+                await until(lambda r=restart: child.restarts == r)  # type: ignore[misc]
+                await until(lambda: child.state is State.SERVING)
+                assert child.pid == spare
+            last = waiting_spare(child)
+        child._spares.close()
+        assert last.has_ended
+
+    run(main)
+
+
+def test_a_spare_that_died_is_passed_over(tmp_path: Path) -> None:
+    child = make_child(tmp_path, SERVES)
+
+    async def main() -> None:
+        async with running(child):
+            await child.first_ready.wait()
+            child._spares.keep(["test"])
+            spare = waiting_spare(child)
+            os.kill(spare.pid, signal.SIGKILL)
+            await spare.wait_gone()
+            assert child.pid is not None
+            os.kill(child.pid, signal.SIGKILL)
+            await until(lambda: child.restarts == 1)
+            await until(lambda: child.state is State.SERVING)
+        child._spares.close()
 
     run(main)
 

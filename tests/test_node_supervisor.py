@@ -63,6 +63,17 @@ def alive(pid: int) -> bool:
     return True
 
 
+def serve(config: Path) -> subprocess.CompletedProcess[str]:
+    """A `forebay serve` that is expected not to start."""
+    return subprocess.run(
+        [FOREBAY, "serve", "--config", config],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
 def test_the_ready_line_says_where_everything_is(node: RunningNode) -> None:
     ready = node.ready
     assert ready["event"] == "ready"
@@ -182,6 +193,54 @@ def test_everything_killed_at_once_starts_again(tmp_path: Path) -> None:
         end_node(node)
 
 
+def test_an_orphan_that_hangs_does_not_hold_up_the_next_start(tmp_path: Path) -> None:
+    node = start_node(tmp_path)
+    again = None
+    try:
+        pids = node.pids
+        os.kill(pids["gateway-0"], signal.SIGSTOP)
+        os.kill(pids["supervisor"], signal.SIGKILL)
+        node.process.wait()
+        start = time.monotonic()
+        again = restart_node(tmp_path, node.config_file)
+        assert time.monotonic() - start < 10  # reliability row 1
+        assert not alive(pids["gateway-0"])
+        assert answers(again.endpoint)
+    finally:
+        if again is not None:
+            end_node(again)
+        end_node(node)
+
+
+def test_a_child_that_hangs_is_replaced(tmp_path: Path) -> None:
+    with running_node(tmp_path, mount=None, node={"gateways": 1, "hang_timeout_s": 3.0}) as node:
+        pid = node.pids["gateway-0"]
+        os.kill(pid, signal.SIGSTOP)
+        node.wait_until_back("gateway-0", pid, deadline_s=20)
+        assert "gateway-0 hangs: nothing heard for 3 s; killing it" in node.log
+        assert answers(node.endpoint)
+
+
+def test_systemd_hears_of_start_life_and_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "notify"
+    monkeypatch.setenv("NOTIFY_SOCKET", str(path))
+    monkeypatch.setenv("WATCHDOG_USEC", "200000")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.settimeout(20)
+        systemd.bind(str(path))
+        with running_node(tmp_path, mount=None) as node:
+            heard = b""
+            while b"READY=1" not in heard:
+                heard = systemd.recv(1000)
+            assert node.endpoint.encode() in heard
+            while heard != b"WATCHDOG=1":
+                heard = systemd.recv(1000)
+        while b"STOPPING=1" not in heard:
+            heard = systemd.recv(1000)
+
+
 def test_without_a_mount_the_node_serves_s3_and_says_so(tmp_path: Path) -> None:
     with running_node(tmp_path, mount={"enabled": False}) as node:
         assert node.mount is None
@@ -229,8 +288,7 @@ def test_a_missing_store_is_a_mistake_before_the_first_start_and_an_outage_later
 ) -> None:
     config = write_config(tmp_path, {"mount": None})
     (tmp_path / "store").rmdir()
-    command = [FOREBAY, "serve", "--config", config]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    done = serve(config)
     assert done.returncode == ExitCode.CONFIGURATION
     assert "[stores.main] path:" in done.stderr
 
