@@ -242,7 +242,7 @@ def test_every_offered_operation_is_listed() -> None:
 
 _LOCKS = re.compile(
     r"(?:threading\.(?:R?Lock|Condition|Semaphore|Thread)|trio\.CapacityLimiter|ThreadPoolExecutor"
-    r"|NodeLocks|DeadlinePool|asyncio\.Semaphore|fcntl\.(?:flock|lockf)|queue\.(?:Simple)?Queue)\("
+    r"|asyncio\.Semaphore|fcntl\.(?:flock|lockf)|queue\.(?:Simple)?Queue)\("
 )
 
 
