@@ -98,6 +98,15 @@ def forget_settled(txn: Txn, before_ns: int, limit: int = 2000) -> int:
     return len(old)
 
 
+def rebase(txn: Txn, parent: int, name: bytes, version: str) -> None:
+    """The name lost its inode while that was on its way to the store, which has it now: what is
+    there is ours, and the next upload may replace it."""
+    sequence = txn.get(Table.QUEUED, place_key(parent, name))
+    entry = sequence and txn.record(Table.QUEUE, sequence, QueueEntry)
+    if sequence and entry:
+        txn.put_record(Table.QUEUE, sequence, msgspec.structs.replace(entry, base=version))
+
+
 def failed(txn: Txn, parent: int, name: bytes, error: str, retry_at_ns: int) -> None:
     """Note a failed attempt, to be repeated from retry_at_ns on."""
     sequence = txn.get(Table.QUEUED, place_key(parent, name))

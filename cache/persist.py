@@ -530,13 +530,14 @@ class Persister:
         """Note what the store has now. True if that is what the index has too."""
 
         def change(txn: Txn) -> bool:
+            place = task.place
             try:
                 inode = namespace.get(txn, seen.id)
             except NoSuchInode:
+                dirty.rebase(txn, place.parent, place.name, found.version)
                 return True
             if inode.stored is not None:
                 dirty.come_home(txn, inode.stored.parent, inode.stored.name, inode.id)
-            place = task.place
             stored = Stored(
                 place.parent,
                 place.name,
@@ -550,6 +551,8 @@ class Persister:
                 # Renamed or replaced meanwhile: the bytes lie where the name was.
                 if inode.nlink:
                     dirty.send_away(txn, place.parent, place.name, inode.id)
+                else:
+                    dirty.rebase(txn, place.parent, place.name, found.version)
                 namespace.update(txn, inode, stored=stored)
                 return False
             namespace.update(txn, inode, stored=stored)
