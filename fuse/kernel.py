@@ -30,6 +30,7 @@ _NOT_CACHED = (
     errno.ENOTDIR,  # nor the parent as a directory
     errno.ENODEV,  # the mount is gone, and its caches with it
     errno.ENOTCONN,
+    errno.ENOSYS,  # nobody has greeted us yet (FUSE_INIT): nothing was looked up
 )
 
 
