@@ -1,4 +1,4 @@
-"""What the node did itself is not mistaken for others' doing, and not described as it was before."""
+"""What the node did itself is not taken for others' doing, and not described as it was before."""
 
 from __future__ import annotations
 
