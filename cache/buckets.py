@@ -99,12 +99,13 @@ class Buckets:
         self._stores[store].put(place, (), 0, StoredAttributes(kind=Kind.DIRECTORY, mode=0o755))
         return bucket
 
-    def adopt(self) -> None:
+    def adopt(self) -> int:
         """Make buckets of what lies at the top of the creatable store, so that they are there
-        after the index is lost. StoreError when the store does not answer."""
+        after the index is lost; their number. StoreError when the store does not answer."""
         store = self._config.creatable_store
         if store is None:
-            return
+            return 0
+        found = 0
         present = {bucket.name for bucket in self.list()}
         marker = b""
         while True:
@@ -113,8 +114,9 @@ class Buckets:
                 name = entry.key.removesuffix(b"/").decode("utf-8", "replace")
                 if entry.key.endswith(b"/") and _NAME.match(name) and name not in present:
                     self._make_missing(name, store, name + "/")
+                    found += 1
             if page.next_marker is None:
-                return
+                return found
             marker = page.next_marker
 
     def delete(self, name: str) -> None:

@@ -6,7 +6,7 @@ generated from them. `node/config.py` reads them from the TOML file.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from cache.records import WriteMode
@@ -146,4 +146,3 @@ class VolumeConfig:
     creatable_store: str | None = None
     """Name of the store in which CreateBucket and mkdir at the root make new buckets."""
     creatable_write_mode: WriteMode = WriteMode.WRITE_THROUGH
-    extra: dict[str, str] = field(default_factory=dict)

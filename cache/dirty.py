@@ -84,12 +84,12 @@ def settled_since(txn: Txn, parent: int, name: bytes, since_ns: int) -> bool:
     return value is not None and int.from_bytes(value, "big") >= since_ns
 
 
-def forget_settled(txn: Txn, before_ns: int, limit: int = 2000) -> int:
-    """Drop notes of settled names older than `before_ns` (monotonic), at most `limit`; the number
-    dropped. At the start of a node all of them: another boot's clock means nothing."""
+def forget_settled(txn: Txn, oldest_ns: int, newest_ns: int, limit: int = 2000) -> int:
+    """Drop notes of settled names from outside [oldest_ns, newest_ns] (monotonic), at most
+    `limit`; the number dropped. One from the future is another boot's and means nothing."""
     old = []
     for key, value in txn.scan(Table.SETTLED):
-        if int.from_bytes(value, "big") < before_ns:
+        if not oldest_ns <= int.from_bytes(value, "big") <= newest_ns:
             old.append(key)
             if len(old) >= limit:
                 break

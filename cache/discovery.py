@@ -16,6 +16,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import msgspec
@@ -40,6 +41,8 @@ from cache.stores.base import Store, StoredAttributes, StoredObject, StoredPrefi
 log = logging.getLogger(__name__)
 
 _BATCH = 500
+_HEADS_AT_ONCE = 16
+_LINK_MAX_BYTES = 4096
 
 
 class Discovery:
@@ -51,6 +54,10 @@ class Discovery:
         self._locks = locks
         self._config = config
         self._checked: dict[int, float] = {}
+        self._pool = ThreadPoolExecutor(_HEADS_AT_ONCE, thread_name_prefix="discover")
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
     # -------------------------------------------------------------------- what is known
 
@@ -114,7 +121,7 @@ class Discovery:
             entries = [e for e in page.entries if e.key != prefix]
             for start in range(0, len(entries), _BATCH):
                 batch = entries[start : start + _BATCH]
-                detailed = [self._detailed(store, e) for e in batch]
+                detailed = list(self._pool.map(partial(self._detailed, store), batch))
                 adopt = partial(
                     self._adopt_all,
                     bucket=bucket,
@@ -131,12 +138,12 @@ class Discovery:
 
     @staticmethod
     def _detailed(store: Store, entry: StoredObject | StoredPrefix) -> StoredObject | StoredPrefix:
-        """Listings of S3 lack attributes; only a directory's or a link's kind cannot wait, and a
-        listing shows those as small objects."""
+        """An S3 listing lacks attributes, and what is a symlink or a special file shows in those
+        only; such objects are small, so small objects are asked for one by one."""
         if (
             isinstance(entry, StoredObject)
             and entry.attributes is None
-            and entry.size_bytes <= names.CHUNK * 8
+            and entry.size_bytes <= _LINK_MAX_BYTES
         ):
             try:
                 return store.head(entry.key)

@@ -157,15 +157,6 @@ def locate(txn: Txn, root: int, key: bytes) -> Place | None:
     return Place(root, parent, last)
 
 
-def directory_at(txn: Txn, root: int, prefix: bytes) -> int | None:
-    """The directory that a prefix ending in `/` (or empty) names."""
-    if not prefix:
-        return root
-    place = locate(txn, root, prefix)
-    dentry = None if place is None else names.find(txn, place.parent, place.name)
-    return None if dentry is None else dentry.inode
-
-
 def path_of(txn: Txn, parent: int, name: bytes) -> tuple[int, bytes]:
     """(bucket root, key) of a dentry."""
     parts = [name]

@@ -76,12 +76,14 @@ class Queue:
             started += 1
         return started
 
-    def forget_settled(self, *, everything: bool = False) -> None:
-        """Drop notes of names that settled so long ago that no answer of a store is older; at the
-        start of a node all of them."""
-        before = (1 << 63) if everything else time.monotonic_ns() - _SETTLED_AGE_NS
-        while self._index.commit(lambda txn: dirty.forget_settled(txn, before), grows=False):
-            pass
+    def forget_settled(self) -> int:
+        """Drop some notes of names that settled so long ago that no answer of a store is older;
+        the number dropped."""
+        now = time.monotonic_ns()
+        return self._index.commit(
+            lambda txn: dirty.forget_settled(txn, now - _SETTLED_AGE_NS, time.monotonic_ns()),
+            grows=False,
+        )
 
     def is_idle(self) -> bool:
         """No entry is being worked on."""

@@ -140,6 +140,7 @@ class Volume:
         self._closing.set()
         self._housekeeper.join()
         self.fetcher.close()
+        self.discovery.close()
         self.queue.close()
         self.segments.close()
         self.index.close()

@@ -63,6 +63,9 @@ def _chores(volume: Volume) -> list[Chore]:
         Chore("reclaim", reclaimer.run_once, every_s=0.5, busy_s=0.05),
         Chore("seal", reclaimer.seal_abandoned, every_s=10),
         Chore("reap", volume.reaper.run_without_mount, every_s=2, busy_s=0.05),
+        Chore("find buckets", volume.buckets.adopt, every_s=60),
+        Chore("look for changes", volume.discovery.refresh_aged, every_s=1),
+        Chore("forget settled names", volume.queue.forget_settled, every_s=30, busy_s=0.1),
         Chore("clear readers", volume.index.clear_stale_readers, every_s=READER_CHECK_S),
         Chore("drop unknown files", reclaimer.drop_unknown_files, every_s=600),
     ]
