@@ -414,6 +414,8 @@ class OpenFile:
             if self._image:
                 txn.put(Table.INLINE, key, bytes(self._image))
                 flags |= InodeFlag.INLINE
+            else:
+                txn.delete(Table.INLINE, key)
         else:
             txn.delete(Table.INLINE, key)
             extents.attach(txn, inode.id, [e._replace(revision=revision) for e in final])
