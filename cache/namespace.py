@@ -245,21 +245,31 @@ def leave(txn: Txn, parent: int, name: bytes, inode: Inode) -> Inode:
     announce(txn, parent, name)
     nlink = 0 if inode.is_dir else inode.nlink - 1
     inode = msgspec.structs.replace(inode, ctime_ns=time.time_ns(), nlink=nlink)
+    txn.changes.append(Change(0, b"", inode.id))  # whoever has it open sees the link count
     if nlink == 0:
         # The back reference stays: entries of the queue below a removed directory still need
         # its path. The sequence tells when no such entry can be left (cache/recovery.py).
         sequence = txn.get(Table.META, b"next_sequence") or b""
         txn.put(Table.ORPHANS, key_bytes(inode.id), sequence)
     else:
-        txn.changes.append(Change(0, b"", inode.id))
         txn.delete(Table.LINKS, link_key(inode.id, parent, name))
         others = links(txn, inode)
         if (inode.parent, inode.name) == (parent, name):
-            inode = msgspec.structs.replace(inode, parent=others[0][0], name=others[0][1])
+            inode = _lead(txn, inode, others[0])
         if nlink == 1:
             txn.delete(Table.LINKS, link_key(inode.id, *others[0]))
     put(txn, inode)
     return inode
+
+
+def _lead(txn: Txn, inode: Inode, name: tuple[int, bytes]) -> Inode:
+    """Make another name of a file the one that leads to its bytes in the store: they move there
+    before the old place is written or removed, as after a rename."""
+    stored = inode.stored
+    if stored is not None and (stored.parent, stored.name) == (inode.parent, inode.name):
+        dirty.send_away(txn, stored.parent, stored.name, inode.id)
+        dirty.mark(txn, bucket_of(txn, name[0]), *name, 0)
+    return msgspec.structs.replace(inode, parent=name[0], name=name[1])
 
 
 def add_link(txn: Txn, inode: Inode, parent: int, name: bytes) -> Inode:
