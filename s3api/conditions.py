@@ -193,8 +193,7 @@ def parse_copy_range(text: str, size_bytes: int) -> Range:
         )
     if int(match[2]) >= size_bytes:
         raise S3Error(
-            "InvalidRange" if int(match[1]) >= size_bytes else "InvalidArgument",
-            f"Range specified is not valid for source object of size: {size_bytes}",
+            "InvalidRange", f"Range specified is not valid for source object of size: {size_bytes}"
         )
     return Range(int(match[1]), int(match[2]) + 1, size_bytes)
 

@@ -14,6 +14,7 @@ event loop only.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 from collections import Counter
@@ -58,7 +59,9 @@ class Server(web.Server):
         )
         self.config = config
         self.host_id = host_id
+        self.draining = False
         self._open = 0
+        self._none_open = asyncio.Event()
         self._open_by_client: Counter[str] = Counter()
 
     def __call__(self) -> Connection:
@@ -67,6 +70,7 @@ class Server(web.Server):
     def admit(self, client: str) -> bool:
         """Count a new connection; False if it is one too many."""
         self._open += 1
+        self._none_open.clear()
         self._open_by_client[client] += 1
         metrics.CONNECTIONS.inc()
         of_client = self.config.max_connections_per_client or self.config.max_connections
@@ -76,10 +80,29 @@ class Server(web.Server):
 
     def release(self, client: str) -> None:
         self._open -= 1
+        if not self._open:
+            self._none_open.set()
         self._open_by_client[client] -= 1
         if not self._open_by_client[client]:
             del self._open_by_client[client]
         metrics.CONNECTIONS.dec()
+
+    async def drain(self, timeout_s: float) -> None:
+        """Close idle connections, and each other one after the answer it is waiting for; what is
+        not done after timeout_s is cut off.
+
+        Not aiohttp's pre_shutdown(): that stops reading, so an upload under way could never end.
+        """
+        self.draining = True
+        if not self._open:
+            self._none_open.set()
+        for connection in self.connections:
+            assert isinstance(connection, Connection)
+            connection.close_if_idle()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._none_open.wait()
+        await self.shutdown(0)
 
 
 class Connection(RequestHandler):
@@ -122,6 +145,15 @@ class Connection(RequestHandler):
     def request_started(self) -> None:
         """Called by the gateway when a request's headers are whole."""
         self._headers_arrived()
+
+    def close_after_answer(self, response: web.StreamResponse) -> None:
+        """Close without waiting for the rest of the request's body."""
+        response.force_close()
+        self._lingering_time = 0.0
+
+    def close_if_idle(self) -> None:
+        if self._current_request is None:
+            self.force_close()
 
     def _await_headers(self) -> None:
         self._header_deadline = self._loop.call_later(

@@ -29,12 +29,12 @@ _HEADERS = {
     "Expires": "expires",
 }
 _OVERRIDES = {
-    "ResponseCacheControl": "cache-control",
-    "ResponseContentDisposition": "content-disposition",
-    "ResponseContentEncoding": "content-encoding",
-    "ResponseContentLanguage": "content-language",
-    "ResponseContentType": "content-type",
-    "ResponseExpires": "expires",
+    "ResponseCacheControl": "Cache-Control",
+    "ResponseContentDisposition": "Content-Disposition",
+    "ResponseContentEncoding": "Content-Encoding",
+    "ResponseContentLanguage": "Content-Language",
+    "ResponseContentType": "Content-Type",
+    "ResponseExpires": "Expires",
 }
 RESPONSE_OVERRIDES = " ".join(_OVERRIDES)
 STANDARD_HEADERS = " ".join(_HEADERS) + " ContentType"
@@ -89,7 +89,7 @@ def object_headers(found: Object) -> dict[str, str]:
         "Last-Modified": http_date(found.modified_ns),
     }
     for name, value in attributes.headers.items():
-        headers[name] = _safe(value)
+        headers[name.title()] = _safe(value)
     for name, value in attributes.metadata.items():
         headers[f"x-amz-meta-{_safe(name)}"] = _safe(value)
     if attributes.tags:
@@ -122,7 +122,7 @@ def response_overrides(values: Mapping[str, Any]) -> dict[str, str]:
         value = values.get(member)
         if value is not None:
             if _UNSAFE.search(value):
-                raise S3Error("InvalidArgument", ArgumentName=f"response-{header}")
+                raise S3Error("InvalidArgument", ArgumentName=f"response-{header.lower()}")
             overrides[header] = value
     return overrides
 

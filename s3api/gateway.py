@@ -40,6 +40,7 @@ from s3api.model import MODEL
 from s3api.operations import Call, Door, find_offer
 from s3api.parsing import read_input, split_query
 from s3api.threads import Threads
+from s3api.transfer import expects_continue
 
 log = logging.getLogger(__name__)
 access_log = logging.getLogger("s3api.access")
@@ -91,8 +92,7 @@ class Gateway:
         assert self._listener is not None
         assert self._http is not None
         self._listener.close()
-        self._http.pre_shutdown()
-        await self._http.shutdown(self._config.drain_timeout_s)
+        await self._http.drain(self._config.drain_timeout_s)
         await asyncio.to_thread(self._threads.close)
 
     # ------------------------------------------------------------------------------ one request
@@ -119,6 +119,9 @@ class Gateway:
         except Exception:
             log.exception("request %s (%s) failed", entry.request_id, entry.operation)
             response = self._refuse(request, entry, call, S3Error("InternalError"))
+        if expects_continue(request) and not (call is not None and call.continued):
+            # The client will not send the body now, so the next bytes would be another request.
+            connection.close_after_answer(response)
         self._finish(entry, response)
         return response
 
@@ -183,7 +186,7 @@ class Gateway:
 
     def _finish(self, entry: _Entry, response: web.StreamResponse) -> None:
         """Count and log a request."""
-        if not self._config.keep_alive:
+        if not self._config.keep_alive or (self._http is not None and self._http.draining):
             response.force_close()
         elapsed_s = time.monotonic() - entry.started_s
         operation = entry.operation or "Unknown"

@@ -79,7 +79,8 @@ async def list_objects(call: Call) -> web.StreamResponse:
             "NextMarker": text(page.last) if page.truncated else None,
             "Contents": _contents(page, text, _owner(call)),
             "Name": call.bucket,
-            "Prefix": text(values.get("Prefix", "").encode()),
+            # Never encoded: botocore, written against Amazon, does not decode this one.
+            "Prefix": values.get("Prefix", ""),
             "Delimiter": _given(values, "Delimiter", text),
             "MaxKeys": limit,
             "CommonPrefixes": _prefixes(page, text),

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from cache.errors import NoSuchKey, NoSuchUpload
 from cache.multipart import PART_NUMBER_MAX
 from cache.parts import PartWriter
 from cache.publishing import Object
@@ -254,9 +255,8 @@ async def list_parts(call: Call) -> web.StreamResponse:
 )
 async def complete_multipart_upload(call: Call) -> web.StreamResponse:
     condition = WriteCondition(call.input, call.key)
-    upload = _upload_of(call)
-    document = (await read_document(call))["MultipartUpload"]
-    stored = await call.threads.metadata(_complete, call, upload, document, condition)
+    listed = (await read_document(call))["MultipartUpload"].get("Parts", [])
+    stored = await call.threads.metadata(_complete, call, listed, condition)
     attributes = stored.attributes
     path = call.request.raw_path.partition("?")[0]
     return call.document(
@@ -271,11 +271,14 @@ async def complete_multipart_upload(call: Call) -> web.StreamResponse:
     )
 
 
-def _complete(
-    call: Call, upload: UploadRecord, document: dict[str, Any], condition: WriteCondition
-) -> Object:
+def _complete(call: Call, listed: list[dict[str, Any]], condition: WriteCondition) -> Object:
     """Check the client's list against the parts that are there, and join them. Blocks."""
-    parts = _chosen_parts(call, upload, document.get("Parts", []))
+    _check_list(listed)
+    try:
+        upload = _upload_of(call)
+    except NoSuchUpload:
+        return _completed_before(call, listed)
+    parts = _chosen_parts(call, upload, listed)
     size_bytes = sum(part.size for part in parts)
     if call.input.get("MpuObjectSize", size_bytes) != size_bytes:
         raise S3Error(
@@ -297,21 +300,43 @@ def _complete(
     )
 
 
-def _chosen_parts(call: Call, upload: UploadRecord, listed: list[dict[str, Any]]) -> Sequence[Part]:
-    """The parts that the client listed. MalformedXML, InvalidPartOrder, InvalidPart,
-    EntityTooSmall."""
+def _check_list(listed: list[dict[str, Any]]) -> None:
+    """MalformedXML, InvalidPartOrder."""
     if not listed or len(listed) > PART_NUMBER_MAX:
         raise S3Error("MalformedXML")
     if any("PartNumber" not in each or "ETag" not in each for each in listed):
         raise S3Error("MalformedXML")
     numbers = [each["PartNumber"] for each in listed]
     if any(number >= following for number, following in pairwise(numbers)):
-        raise S3Error("InvalidPartOrder", UploadId=upload.id)
+        raise S3Error("InvalidPartOrder")
+
+
+def _listed_etag(each: dict[str, Any]) -> str:
+    etag: str = each["ETag"]
+    return etag.strip().strip('"')
+
+
+def _completed_before(call: Call, listed: list[dict[str, Any]]) -> Object:
+    """The object, if it is made of just these parts: a client that did not get the answer to its
+    first CompleteMultipartUpload asks again, and S3 answers again. Else NoSuchUpload."""
+    missing = S3Error("NoSuchUpload", UploadId=call.input["UploadId"][:64])
+    try:
+        etag = multipart_etag([_listed_etag(each) for each in listed])
+        found = call.volume.objects.get(call.bucket, call.key)
+    except (ValueError, NoSuchKey):  # ValueError: an ETag that is not hexadecimal
+        raise missing from None
+    if found.etag != etag:
+        raise missing
+    return found
+
+
+def _chosen_parts(call: Call, upload: UploadRecord, listed: list[dict[str, Any]]) -> Sequence[Part]:
+    """The parts that the client listed. InvalidPart, EntityTooSmall."""
     there = {part.number: part for part in call.volume.uploads.parts(upload, limit=PART_NUMBER_MAX)}
     chosen = []
     for each in listed:
         part = there.get(each["PartNumber"])
-        etag = each["ETag"].strip().strip('"')
+        etag = _listed_etag(each)
         if part is None or part.etag != etag or not _same_checksums(part, each):
             raise S3Error(
                 "InvalidPart",

@@ -19,7 +19,7 @@ from cache.publishing import Object
 from cache.records import ObjectAttributes
 from cache.writers import ObjectWriter
 from s3api.buckets import check_expected_owner, owner_of, private_grants
-from s3api.checksums import ALGORITHMS, COMPOSITE, FULL_OBJECT
+from s3api.checksums import ALGORITHMS, FULL_OBJECT
 from s3api.conditions import (
     DeleteCondition,
     Range,
@@ -183,16 +183,14 @@ async def get_object_attributes(call: Call) -> web.StreamResponse:
 
 
 def _object_parts(call: Call, attributes: ObjectAttributes) -> dict[str, Any]:
-    """Part numbers and sizes are given with composite checksums only, as on Amazon."""
+    """A page of the parts that the object was uploaded in."""
     count = len(attributes.part_sizes)
-    output: dict[str, Any] = {"TotalPartsCount": count}
-    if attributes.checksum_type != COMPOSITE:
-        return output
     after = max(0, call.input.get("PartNumberMarker", 0))
     limit = max(0, min(call.input.get("MaxParts", 1000), 1000))
     page = list(enumerate(attributes.part_sizes, start=1))[after : after + limit]
     last = page[-1][0] if page else after
-    return output | {
+    return {
+        "TotalPartsCount": count,
         "PartNumberMarker": after,
         "NextPartNumberMarker": last,
         "MaxParts": limit,

@@ -50,6 +50,8 @@ class Call:
     authentication: Authentication
     response: web.StreamResponse | None = field(default=None, init=False)
     """The answer, once its headers may have been sent: then it can only be cut off."""
+    continued: bool = field(default=False, init=False)
+    """`100 Continue` was sent."""
 
     @property
     def bucket(self) -> str:

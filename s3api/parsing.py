@@ -128,14 +128,14 @@ def payload_member(operation: Operation) -> Member | None:
 
 
 def read_payload(operation: Operation, document: bytes) -> Input:
-    """The body's XML as a value of the payload member; MissingRequestBodyError when a required
-    one is empty."""
+    """The body's XML as a value of the payload member. MalformedXML, also for a required one that
+    is empty."""
     member = payload_member(operation)
     assert member is not None, operation.name
     assert operation.input is not None, operation.name
     if not document.strip():
         if member.name in operation.input.required or operation.name in _BODY_REQUIRED:
-            raise S3Error("MissingRequestBodyError")
+            raise S3Error("MalformedXML")
         return {}
     return {member.name: read_document(document, member)}
 

@@ -46,16 +46,23 @@ class Writer(Protocol):
 W = TypeVar("W", bound=Writer)
 
 
+def expects_continue(request: web.BaseRequest) -> bool:
+    """The client waits for `100 Continue` before it sends the body. Other expectations are not
+    known to S3 and mean nothing."""
+    return request.headers.get("Expect", "").lower() == "100-continue"
+
+
 async def _wire_blocks(call: Call, block_bytes: int) -> AsyncIterator[tuple[list[bytes], bool]]:
     """Yield (wire bytes, whether they are the last). Always ends with a last one, or raises:
     RequestTimeout, IncompleteBody, or ConnectionError when the client is gone."""
     request = call.request
     content = request.content
-    if call.headers.get("expect", "").lower() == "100-continue" and not content.is_eof():
+    if expects_continue(request) and not content.is_eof():
         transport = request.transport
         if transport is None:
             raise ConnectionResetError("the client is gone")
         transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        call.continued = True
     timeout_s = call.door.config.body_timeout_s
     block: list[bytes] = []
     size_bytes = 0

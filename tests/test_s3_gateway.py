@@ -1,0 +1,367 @@
+"""The gateway as a server: deadlines, limits, keep-alive, interim answers, log, draining."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from cache.errors import StoreUnavailable
+from s3api.config import GatewayConfig
+from tests.support.s3 import Answer, Door, parse_answer, read_answer, serving
+from tests.test_s3_wire import presign
+
+
+@pytest.fixture
+def door(tmp_path: Path) -> Iterator[Door]:
+    with serving(
+        tmp_path, header_timeout_s=0.3, body_timeout_s=0.3, idle_timeout_s=0.5, access_log="all"
+    ) as running:
+        running.volume.buckets.create("bucket", "tester")
+        yield running
+
+
+def connect(door: Door) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", door.port), timeout=10)
+
+
+def closed(connection: socket.socket) -> bool:
+    """Wait until the other side closes; nothing was answered."""
+    try:
+        return connection.recv(1) == b""
+    except ConnectionResetError:
+        return True
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_silent_clients_are_cut_off(door: Door) -> None:
+    with connect(door) as connection:
+        assert closed(connection)
+
+
+def test_headers_must_be_complete_in_time(door: Door) -> None:
+    with connect(door) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n")
+        assert closed(connection)
+
+
+def test_headers_of_a_second_request_must_be_complete_in_time(door: Door) -> None:
+    with connect(door) as connection:
+        connection.sendall(f"GET / HTTP/1.1\r\nHost: {door.host}\r\n\r\n".encode())
+        assert b"AccessDenied" in read_answer(connection)
+        connection.sendall(b"GET / HTT")
+        assert closed(connection)
+
+
+def test_idle_connections_are_closed(door: Door) -> None:
+    with connect(door) as connection:
+        connection.sendall(f"GET / HTTP/1.1\r\nHost: {door.host}\r\n\r\n".encode())
+        assert b"AccessDenied" in read_answer(connection)
+        assert closed(connection)
+
+
+def test_bodies_must_not_pause(door: Door) -> None:
+    target = presign(door, "PUT", "/bucket/key")
+    with connect(door) as connection:
+        connection.sendall(
+            f"PUT {target} HTTP/1.1\r\nHost: {door.host}\r\nContent-Length: 10\r\n\r\nhalf".encode()
+        )
+        assert b"RequestTimeout" in read_answer(connection)
+    assert door.is_empty("bucket")
+
+
+def test_100_continue_comes_after_authorisation(door: Door) -> None:
+    lines = f"Host: {door.host}\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n"
+    with connect(door) as connection:
+        connection.sendall(f"PUT /bucket/key HTTP/1.1\r\n{lines}".encode())
+        answer = read_answer(connection)
+        assert answer.startswith(b"HTTP/1.1 403")
+        assert b"100 Continue" not in answer
+    with connect(door) as connection:
+        target = presign(door, "PUT", "/no-bucket/key")
+        connection.sendall(f"PUT {target} HTTP/1.1\r\n{lines}".encode())
+        answer = read_answer(connection)
+        assert answer.startswith(b"HTTP/1.1 404")
+        # The body will not come: what follows must not be taken for it.
+        assert b"Connection: close" in answer
+        assert closed(connection)
+    target = presign(door, "PUT", "/bucket/key")
+    with connect(door) as connection:
+        connection.sendall(f"PUT {target} HTTP/1.1\r\n{lines}".encode())
+        assert connection.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(b"body")
+        assert read_answer(connection).startswith(b"HTTP/1.1 200")
+    assert door.volume.objects.get("bucket", b"key").size == 4
+
+
+def test_connections_stay_for_many_requests(door: Door) -> None:
+    body = os.urandom(300_000)  # beyond one write: goes by sendfile
+    door.client().put_object(Bucket="bucket", Key="key", Body=body)
+    connection = http.client.HTTPConnection("127.0.0.1", door.port, timeout=10)
+    connection.connect()
+    local = connection.sock.getsockname()
+    for headers in ({}, {"Range": "bytes=5-200000"}, {"Range": "bytes=-1"}, {}):
+        connection.request("GET", presign(door, "GET", "/bucket/key"), headers=headers)
+        response = connection.getresponse()
+        first, last = 0, len(body)
+        if headers:
+            unit = response.headers["Content-Range"].removeprefix("bytes ").split("/")[0]
+            first, last = (int(part) for part in unit.split("-"))
+            last += 1
+        assert response.read() == body[first:last]
+        assert connection.sock.getsockname() == local
+    connection.close()
+
+
+def test_keep_alive_can_be_off(tmp_path: Path) -> None:
+    with serving(tmp_path, keep_alive=False, access_log="off") as door:
+        answer = door.request("GET", "/")
+        assert answer.headers["Connection"] == "close"
+
+
+def test_too_many_connections(tmp_path: Path) -> None:
+    with serving(tmp_path, max_connections=3, access_log="off") as door:
+        held = [connect(door) for _ in range(3)]
+        with connect(door) as one_too_many:
+            answer = parse_answer(read_answer(one_too_many))
+            assert (answer.status, answer.code) == (503, "SlowDown")
+        held.pop().close()
+        until(lambda: door.request("GET", "/").status == 200)
+        for connection in held:
+            connection.close()
+
+
+def test_too_many_connections_of_one_client(tmp_path: Path) -> None:
+    settings = {"max_connections_per_client": 1, "access_log": "off"}
+    with serving(tmp_path, **settings) as door, connect(door), connect(door) as second:
+        assert parse_answer(read_answer(second)).code == "SlowDown"
+
+
+def test_every_answer_can_be_found_again(door: Door) -> None:
+    for answer in (door.request("GET", "/"), door.request("GET", "/bucket/missing")):
+        assert len(answer.headers["x-amz-request-id"]) == 16
+        assert answer.headers["x-amz-id-2"]
+        assert answer.headers["Server"] == "Forebay"
+        assert answer.headers["Date"].endswith("GMT")
+    missing = door.request("GET", "/bucket/missing")
+    assert missing.headers["x-amz-request-id"].encode() in missing.body
+
+
+def test_access_log(door: Door, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "s3api.access"):
+        door.request("GET", presign(door, "GET", "/bucket/missing"), sign=False)
+        door.request("GET", "/")
+    lines = [json.loads(record.getMessage()) for record in caplog.records]
+    assert lines[0] | {"milliseconds": 0, "request_id": ""} == {
+        "request_id": "",
+        "remote": "127.0.0.1",
+        "user": "tester",
+        "method": "GET",
+        "operation": "GetObject",
+        "bucket": "bucket",
+        "key": "missing",
+        "status": 404,
+        "code": "NoSuchKey",
+        "milliseconds": 0,
+        "user_agent": "",
+    }
+    assert lines[1]["operation"] == "ListBuckets"
+    assert "Signature" not in caplog.text
+    assert door.key.secret not in caplog.text
+
+
+def test_access_log_of_failures_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with serving(tmp_path) as door, caplog.at_level(logging.INFO, "s3api.access"):
+        door.request("GET", "/")
+        assert not caplog.records
+        door.request("GET", "/missing")
+        assert len(caplog.records) == 1
+
+
+def test_an_unexpected_error_is_an_internal_error(
+    door: Door, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken() -> None:
+        raise RuntimeError("secret detail")
+
+    monkeypatch.setattr(door.volume.buckets, "list", broken)
+    answer = door.request("GET", "/")
+    assert (answer.status, answer.code) == (500, "InternalError")
+    assert b"secret detail" not in answer.body
+    assert answer.headers["x-amz-request-id"] in caplog.text
+
+
+def test_a_store_that_does_not_answer(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    def silent(*_: object, **__: object) -> None:
+        raise StoreUnavailable("store of 192.0.2.1 timed out")
+
+    monkeypatch.setattr(door.volume.objects, "list", silent)
+    answer = door.request("GET", "/bucket")
+    assert (answer.status, answer.code) == (503, "ServiceUnavailable")
+    assert answer.headers["Retry-After"] == "1"
+    assert b"192.0.2.1" not in answer.body
+
+
+def test_an_answer_that_cannot_be_finished_is_cut_off(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Less than Content-Length must never look like an end."""
+    door.client().put_object(Bucket="bucket", Key="key", Body=bytes(1 << 20))
+    opened = door.volume.objects.open
+
+    def failing(bucket: str, key: bytes) -> object:
+        found, snapshot = opened(bucket, key)
+        monkeypatch.setattr(type(snapshot), "cached", lambda *_: None)
+
+        def pieces(*_: object) -> Iterator[bytes]:
+            yield bytes(1000)
+            raise StoreUnavailable("gone")
+
+        monkeypatch.setattr(type(snapshot), "pieces", pieces)
+        return found, snapshot
+
+    monkeypatch.setattr(door.volume.objects, "open", failing)
+    monkeypatch.setattr(door.volume.objects, "open_now", lambda *_: None)
+    with pytest.raises((http.client.IncompleteRead, ConnectionError)):
+        door.request("GET", "/bucket/key")
+    monkeypatch.undo()
+    assert len(door.request("GET", "/bucket/key").body) == 1 << 20
+
+
+def test_a_client_that_leaves_in_the_middle(door: Door) -> None:
+    """Nothing stays open, and the next client is served."""
+    body = os.urandom(8 << 20)
+    door.client().put_object(Bucket="bucket", Key="big", Body=body)
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        with connect(door) as connection:
+            target = presign(door, "GET", "/bucket/big")
+            connection.sendall(f"GET {target} HTTP/1.1\r\nHost: {door.host}\r\n\r\n".encode())
+            connection.recv(1000)
+        with connect(door) as connection:
+            target = presign(door, "PUT", "/bucket/half")
+            head = f"PUT {target} HTTP/1.1\r\nHost: {door.host}\r\nContent-Length: 9999999\r\n\r\n"
+            connection.sendall(head.encode() + bytes(2 << 20))
+    until(lambda: len(os.listdir("/proc/self/fd")) <= before + 2)
+    assert [entry.key for entry in door.volume.objects.list("bucket").entries] == [b"big"]
+    assert door.request("GET", "/bucket/big").body == body
+
+
+def test_a_slow_reader_gets_every_byte(door: Door) -> None:
+    body = os.urandom(4 << 20)
+    door.client().put_object(Bucket="bucket", Key="big", Body=body)
+    with connect(door) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+        target = presign(door, "GET", "/bucket/big")
+        connection.sendall(f"GET {target} HTTP/1.1\r\nHost: {door.host}\r\n\r\n".encode())
+        received = b""
+        while len(received.partition(b"\r\n\r\n")[2]) < len(body):
+            received += connection.recv(20_000)
+    assert received.partition(b"\r\n\r\n")[2] == body
+
+
+def test_stop_lets_requests_end(tmp_path: Path) -> None:
+    answers: list[Answer] = []
+    with serving(tmp_path, access_log="off") as door:
+        door.volume.buckets.create("bucket", "tester")
+        target = presign(door, "PUT", "/bucket/key")
+        connection = connect(door)
+        head = f"PUT {target} HTTP/1.1\r\nHost: {door.host}\r\nContent-Length: 4\r\n\r\n"
+        connection.sendall(head.encode() + b"bo")
+        finished = threading.Timer(0.3, connection.sendall, [b"dy"])
+        finished.start()
+        reader = threading.Thread(
+            target=lambda: answers.append(parse_answer(read_answer(connection)))
+        )
+        reader.start()
+    reader.join()
+    connection.close()
+    assert answers[0].status == 200
+
+
+PROGRAM = """
+import contextlib, pathlib, sys
+from cache.config import CacheConfig, VolumeConfig
+from cache.stores.posix import PosixStore, PosixStoreConfig
+from cache.volume import Volume
+from s3api.config import AuthConfig, GatewayConfig
+from s3api.gateway import serve
+
+home = pathlib.Path(sys.argv[1])
+stores = {"local": PosixStore(PosixStoreConfig(path=home / "store"))}
+cache = CacheConfig(state_dir=home / "state", capacity_bytes=1 << 28)
+config = VolumeConfig(cache, creatable_store="local")
+with contextlib.closing(Volume.open(config, stores)) as volume:
+    config = GatewayConfig(port=int(sys.argv[2]))
+    serve(volume, config, AuthConfig(), index=0, ready=lambda: print("ready", flush=True))
+print("ended", flush=True)
+"""
+
+
+def test_two_processes_serve_one_port(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, tmp_path, str(port)], stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    try:
+        for process in processes:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+        user = {"Authorization": "AWS4-HMAC-SHA256 Credential=me/"}
+
+        def ask(method: str, target: str) -> int:
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+            connection.request(method, target, headers=user)
+            status = connection.getresponse().status
+            connection.close()
+            return status
+
+        assert ask("PUT", "/bucket") == 200
+        assert {ask("HEAD", "/bucket") for _ in range(30)} == {200}
+        processes[0].send_signal(signal.SIGTERM)
+        assert processes[0].wait(20) == 0
+        assert {ask("HEAD", "/bucket") for _ in range(30)} == {200}
+        processes[1].send_signal(signal.SIGTERM)
+        assert processes[1].wait(20) == 0
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"port": 70000},
+        {"header_timeout_s": 0},
+        {"idle_timeout_s": -1},
+        {"max_connections": 0},
+        {"max_connections_per_client": -1},
+    ],
+)
+def test_settings_that_cannot_be(settings: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        GatewayConfig(**settings)  # type: ignore[arg-type]
