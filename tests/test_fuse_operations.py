@@ -11,6 +11,7 @@ import os
 import re
 import socket
 import stat
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,12 +27,13 @@ USER = 12345
 
 
 @pytest.fixture(scope="module")
-def mount(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mounted]:
-    home = tmp_path_factory.mktemp("operations")
-    for directory in (home, *home.parents[:2]):
-        directory.chmod(0o755)  # pytest's are private; another user has to pass
-    with mounted(home, allow_other=True, suid=True, dev=True) as mount:
-        yield mount
+def mount() -> Iterator[Mounted]:
+    # Not below pytest's own directory: no other user gets through that.
+    with tempfile.TemporaryDirectory(prefix="forebay-") as directory:
+        home = Path(directory)
+        home.chmod(0o755)
+        with mounted(home, allow_other=True, suid=True, dev=True) as mount:
+            yield mount
 
 
 @pytest.fixture

@@ -1,0 +1,164 @@
+"""What becomes of operations that outlast their deadline, seen at the handlers: no handle is left
+open, and the kernel forgets what it was told about a name that changed after all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pyfuse3
+import pytest
+import trio
+
+from cache.changes import Change
+from cache.errors import NameExists
+from cache.records import ROOT, Inode, Kind
+from fuse.handles import FileHandle
+from fuse.operations import Operations
+from fuse.threads import Lane
+
+USER: Any = SimpleNamespace(uid=1000, gid=1000, pid=1, umask=0)
+
+
+def _inode(number: int) -> Inode:
+    return Inode(number, Kind.FILE, 0o644, 0, 0, 0, 1, 0, 0, 0)
+
+
+class SlowCache:
+    """Files, OpenFiles and OpenFile of which every call waits for `go`."""
+
+    def __init__(self) -> None:
+        self.go = threading.Event()
+        self.released = threading.Event()
+        self.writes: list[bytes] = []
+
+    def _wait(self, *_: object, **__: object) -> Inode:
+        assert self.go.wait(10)
+        return _inode(7)
+
+    create = link = rename = unlink = set_attributes = _wait
+
+    def get(self, inode: int) -> Inode:
+        return _inode(inode)
+
+    def open(self, inode: int, *, write: bool) -> SlowCache:
+        return self
+
+    def write(self, start: int, data: bytes) -> int:
+        self._wait()
+        self.writes.append(data)
+        return len(data)
+
+    def release(self) -> None:
+        self.released.set()
+
+    def size_of(self, inode: Inode) -> Inode:
+        return inode
+
+
+class RecordingKernel:
+    def __init__(self) -> None:
+        self.forgotten: list[Change] = []
+        self.told = threading.Event()
+
+    def forget_soon(self, changes: list[Change]) -> None:
+        self.forgotten += changes
+        self.told.set()
+
+
+def _operations(cache: SlowCache, kernel: RecordingKernel, deadline_s: float) -> Operations:
+    return Operations(
+        cache,  # type: ignore[arg-type]
+        cache,  # type: ignore[arg-type]
+        kernel,  # type: ignore[arg-type]
+        metadata=Lane("metadata", threads=2, deadline_s=deadline_s),
+        data=Lane("data", threads=2, deadline_s=deadline_s),
+        xattrs=True,
+    )
+
+
+async def _refused(code: int, call: Awaitable[object]) -> None:
+    with pytest.raises(pyfuse3.FUSEError) as refused:
+        await call
+    assert refused.value.errno == code
+
+
+@pytest.mark.parametrize(
+    ("call", "forgotten"),
+    [
+        (lambda o: o.mkdir(5, b"name", 0o755, USER), [Change(5, b"name", 0)]),
+        (lambda o: o.unlink(5, b"name", USER), [Change(5, b"name", 0)]),
+        (lambda o: o.link(9, 5, b"name", USER), [Change(5, b"name", 0)]),
+        (
+            lambda o: o.rename(5, b"a", 6, b"b", 0, USER),
+            [Change(5, b"a", 0), Change(6, b"b", 0)],
+        ),
+        (lambda o: o.create(5, b"name", 0o644, os.O_RDWR, USER), [Change(5, b"name", 0)]),
+    ],
+    ids=["mkdir", "unlink", "link", "rename", "create"],
+)
+def test_the_kernel_forgets_names_that_change_too_late(
+    call: Callable[[Operations], Awaitable[object]], forgotten: list[Change]
+) -> None:
+    cache, kernel = SlowCache(), RecordingKernel()
+    trio.run(_refused, errno.ETIMEDOUT, call(_operations(cache, kernel, 0.05)))
+    assert kernel.forgotten == []  # not before it is so
+    cache.go.set()
+    assert kernel.told.wait(10)
+    assert kernel.forgotten == forgotten
+
+
+def test_a_file_created_too_late_is_closed_again() -> None:
+    cache, kernel = SlowCache(), RecordingKernel()
+    create = _operations(cache, kernel, 0.05).create(ROOT, b"name", 0o644, os.O_RDWR, USER)
+    trio.run(_refused, errno.ETIMEDOUT, create)
+    cache.go.set()
+    assert cache.released.wait(10)
+
+
+def test_no_write_overtakes_one_that_is_late() -> None:
+    cache, kernel = SlowCache(), RecordingKernel()
+
+    async def main() -> None:
+        operations = _operations(cache, kernel, 0.05)
+        fh = operations._open.add(FileHandle(cache, writable=True))  # type: ignore[arg-type]
+        await _refused(errno.ETIMEDOUT, operations.write(fh, 0, b"old"))
+        await _refused(errno.EIO, operations.write(fh, 0, b"new"))
+        cache.go.set()
+        with trio.fail_after(10):
+            while True:
+                try:
+                    await operations.write(fh, 0, b"new")
+                    break
+                except pyfuse3.FUSEError:
+                    await trio.lowlevel.checkpoint()
+        assert cache.writes == [b"old", b"new"]
+
+    trio.run(main)
+
+
+def test_a_file_made_over_s3_just_before_create_is_looked_up_again() -> None:
+    cache, kernel = SlowCache(), RecordingKernel()
+    cache.go.set()
+
+    def taken(*_: object, **__: object) -> Inode:
+        raise NameExists("name")
+
+    cache.create = taken  # type: ignore[method-assign]
+    operations = _operations(cache, kernel, 10)
+    flags = os.O_CREAT | os.O_RDWR
+    trio.run(_refused, errno.ESTALE, operations.create(5, b"name", 0o644, flags, USER))
+    flags |= os.O_EXCL
+    trio.run(_refused, errno.EEXIST, operations.create(5, b"name", 0o644, flags, USER))
+
+
+def test_forget_raises_nothing() -> None:
+    async def main() -> None:
+        operations = _operations(SlowCache(), RecordingKernel(), 10)  # which has no drop()
+        await operations.forget([(5, 1), (6, 100)])
+
+    trio.run(main)
