@@ -18,10 +18,10 @@ from node.errors import OperatorError
 
 log = logging.getLogger(__name__)
 
-END_BY_ITSELF_S = 2.0
+END_BY_ITSELF_S = 1.0
 """Time that an orphan has for requests under way, before it exits hard (`node/child.py`)."""
 
-_PATIENCE_S = END_BY_ITSELF_S + 1.0
+_PATIENCE_S = END_BY_ITSELF_S + 0.5
 _KILL_WAIT_S = 3.0
 
 

@@ -21,6 +21,16 @@ class Spares:
         self._waiting: dict[str, ChildProcess] = {}
         self._wanted: set[str] = set()
 
+    @property
+    def pids(self) -> dict[str, int]:
+        """The spares that wait, by role."""
+        return {role: spare.pid for role, spare in self._waiting.items()}
+
+    def prepare(self, roles: Iterable[str]) -> None:
+        """Start one of each, to be taken soon: at the start of the node they load side by side."""
+        for role in roles:
+            self._waiting[role] = ChildProcess(role, self._program)
+
     def keep(self, roles: Iterable[str]) -> None:
         """From now on have a spare of each of these roles."""
         self._wanted |= set(roles)

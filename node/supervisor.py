@@ -88,7 +88,8 @@ class Supervisor:
                 trio.open_nursery() as nursery,
             ):
                 nursery.start_soon(self._heed, signals)
-                nursery.start_soon(self._feed_watchdog)
+                roles = {child.role for child in self._children}
+                self._spares.prepare(roles)
                 # The mover first: it makes a new index, or finds out that an old one is unusable.
                 mover, *doors = self._children
                 nursery.start_soon(mover.keep_running)
@@ -99,8 +100,9 @@ class Supervisor:
                     failure = await self._until_serving(doors)
                 if failure is None and not self._stop_asked.is_set():
                     self._announce(on_ready)
+                    nursery.start_soon(self._feed_watchdog)
                     if self._config.node.spares:
-                        self._spares.keep({child.role for child in self._children})
+                        self._spares.keep(roles)
                     await self._stop_asked.wait()
                 await self._stop()
                 nursery.cancel_scope.cancel()
@@ -202,6 +204,7 @@ class Supervisor:
             "mount": None if self._mount_absent else str(self._mount_path),
             "mount_absent": self._mount_absent,
             "auth": self._find("gateway-0").facts.get("auth", self._config.auth.mode),
+            "spares": self._spares.pids,
             "processes": [
                 {
                     "name": child.name,

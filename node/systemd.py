@@ -5,8 +5,11 @@ Without systemd (no NOTIFY_SOCKET in the environment) every call does nothing.
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
+
+log = logging.getLogger(__name__)
 
 
 class Systemd:
@@ -40,5 +43,10 @@ class Systemd:
         # A leading @ is how the environment spells the abstract namespace's NUL byte.
         address = "\0" + self._address[1:] if self._address[0] == "@" else self._address
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify:
-            notify.connect(address)
-            notify.sendall(state.encode())
+            # A systemd that does not read must not hold up the node: the message is dropped then.
+            notify.setblocking(False)
+            try:
+                notify.connect(address)
+                notify.send(state.encode())
+            except OSError as exc:
+                log.warning("cannot notify systemd: %s", exc)

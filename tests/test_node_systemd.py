@@ -51,6 +51,19 @@ def test_a_watchdog_of_another_process_is_not_ours(monkeypatch: pytest.MonkeyPat
     assert Systemd().watchdog_interval_s is None
 
 
+def test_a_systemd_that_does_not_listen_holds_nothing_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "notify"
+    monkeypatch.setenv("NOTIFY_SOCKET", str(path))
+    systemd = Systemd()
+    systemd.ready("nobody there")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as deaf:
+        deaf.bind(str(path))
+        for _ in range(1000):  # more than its queue holds
+            systemd.alive()
+
+
 def unit() -> dict[str, str]:
     # SystemCallFilter and DeviceAllow stand there several times; the last one is enough here.
     parser = configparser.ConfigParser(strict=False, interpolation=None)

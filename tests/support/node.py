@@ -83,6 +83,18 @@ class RunningNode:
         os.kill(pid, signal.SIGKILL)
         return pid
 
+    def wait_for_spares(self, deadline_s: float = 30.0) -> None:
+        """Return when every spare process has loaded and waits for its turn (the promise of
+        being back within a second is for then; right after a start they still load)."""
+        start = time.monotonic()
+        while time.monotonic() - start < deadline_s:
+            spares = self.status()["spares"]
+            # Waiting in the kernel for the lifeline, and for nothing else.
+            if spares and all(_waits_on_socket(pid) for pid in spares.values()):
+                return
+            time.sleep(0.01)
+        raise TimeoutError(f"the spares are not ready after {deadline_s} s:\n{self.log}")
+
     def wait_until_back(self, name: str, old_pid: int, deadline_s: float = 10.0) -> float:
         """Seconds until the child serves again under another process id."""
         start = time.monotonic()
@@ -98,6 +110,13 @@ class RunningNode:
         """Stop the node; returns the supervisor's exit code."""
         self.process.send_signal(number)
         return self.process.wait(STOP_DEADLINE_S)
+
+
+def _waits_on_socket(pid: int) -> bool:
+    try:
+        return "unix_stream" in Path(f"/proc/{pid}/wchan").read_text()
+    except OSError:
+        return False
 
 
 def write_config(directory: Path, overrides: Mapping[str, Any]) -> Path:
