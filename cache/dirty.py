@@ -27,11 +27,23 @@ def place_key(parent: int, name: bytes) -> bytes:
     return parent.to_bytes(8, "big") + hashlib.blake2b(name, digest_size=16).digest()
 
 
-def mark(txn: Txn, bucket: int, parent: int, name: bytes, size: int, base: str = "") -> None:
+def mark(
+    txn: Txn,
+    bucket: int,
+    parent: int,
+    name: bytes,
+    size: int,
+    base: str = "",
+    *,
+    intent: bool = False,
+) -> None:
     """Note that the name's object may differ from the store's by `size` bytes.
 
     base: the version of what the store is known to have under the name, when the name has just
     lost the inode that knew it. The first one counts: it is what is still there.
+
+    intent: an upload is about to begin, and the index is as it was. Should it come to nothing, what
+    the store has there stays: nobody asked for its removal.
 
     A name that waits already keeps its turn; one that a persister is just working on is worked on
     again, because `touched` is compared when it is cleared.
@@ -44,12 +56,18 @@ def mark(txn: Txn, bucket: int, parent: int, name: bytes, size: int, base: str =
         size = max(size, entry.size)
         _add_bytes(txn, size - entry.size)
         entry = msgspec.structs.replace(
-            entry, size=size, touched=entry.touched + 1, base=entry.base or base
+            entry,
+            size=size,
+            touched=entry.touched + 1,
+            base=entry.base or base,
+            intent=entry.intent and intent,
         )
         txn.put_record(Table.QUEUE, sequence, entry)
         return
     sequence = txn.next_id(b"next_sequence").to_bytes(8, "big")
-    entry = QueueEntry(bucket, parent, name, since_ns=time.time_ns(), size=size, base=base)
+    entry = QueueEntry(
+        bucket, parent, name, since_ns=time.time_ns(), size=size, base=base, intent=intent
+    )
     txn.put_record(Table.QUEUE, sequence, entry)
     txn.put(Table.QUEUED, place, sequence)
     _add_bytes(txn, size)
@@ -58,6 +76,12 @@ def mark(txn: Txn, bucket: int, parent: int, name: bytes, size: int, base: str =
 def find(txn: Txn, parent: int, name: bytes) -> QueueEntry | None:
     sequence = txn.get(Table.QUEUED, place_key(parent, name))
     return None if sequence is None else txn.record(Table.QUEUE, sequence, QueueEntry)
+
+
+def waits_below(txn: Txn, directory: int) -> bool:
+    """Whether a name of this very directory waits."""
+    prefix = directory.to_bytes(8, "big")
+    return next(txn.scan(Table.QUEUED, prefix, prefix), None) is not None
 
 
 def clear(txn: Txn, parent: int, name: bytes, touched: int | None = None) -> bool:

@@ -285,14 +285,17 @@ class Uploads:
         return found
 
     def _complete_through(self, upload: UploadRecord, parts: Parts, new: Publication) -> Object:
-        with self._persister.claiming(self._publisher.intend(new.bucket, new.key)) as key:
+        place = self._publisher.intend(new.bucket, new.key)
+        with self._persister.claiming(place) as key:
             if key != upload.store_key:
                 raise StaleContent(f"a directory above {new.key!r} was renamed meanwhile")
             stored = self._resume(upload).commit(
                 [(part.number, part.store_tag) for part in parts],
                 uploaded_attributes(new.attributes, new.etag),
             )
-            return self._index.commit(lambda txn: self._publish(txn, upload, parts, new, stored))[0]
+            return self._index.commit(
+                lambda txn: self._publish(txn, upload, parts, new, stored, place)
+            )[0]
 
     def _publish(
         self,
@@ -301,6 +304,7 @@ class Uploads:
         parts: Parts,
         new: Publication,
         stored: StoredObject | None = None,
+        claimed: Place | None = None,
     ) -> tuple[Object, Place]:
         self._find(txn, upload.bucket, upload.key, upload.id)
         for part in parts:
@@ -315,7 +319,7 @@ class Uploads:
                 at += part.size
             return InodeFlag(inode.flags) & ~InodeFlag.INLINE
 
-        result = self._publisher.publish(txn, new, fill, stored)
+        result = self._publisher.publish(txn, new, fill, stored, claimed)
         _forget(txn, upload)
         return result
 

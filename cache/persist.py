@@ -29,7 +29,7 @@ from functools import partial
 
 import msgspec
 
-from cache import dirty, metrics, names, namespace
+from cache import dirty, extents, metrics, names, namespace
 from cache.buckets import Buckets
 from cache.config import CacheConfig
 from cache.contents import Contents, chunks, is_dirty
@@ -48,6 +48,7 @@ from cache.locks import NodeLocks
 from cache.namespace import Place
 from cache.records import (
     Inode,
+    InodeFlag,
     Kind,
     ObjectAttributes,
     QueueEntry,
@@ -73,10 +74,12 @@ class _Task:
     mode: WriteMode
     touched: int | None  # of the queue entry, None if the name is not queued
     base: str  # version of what lies there, if that is not the inode's
+    intent: bool  # see QueueEntry
     inode: Inode | None  # None: the name is gone
     attributes: ObjectAttributes
     foreign: int | None  # an inode whose bytes lie at this place, or above it, and must go first
     owned: bool  # the key is some live name's
+    stepping: int | None  # the inode, if it was killed while it stepped aside
 
 
 def stored_attributes(inode: Inode, attributes: ObjectAttributes) -> StoredAttributes:
@@ -143,6 +146,9 @@ class Persister:
             if task.foreign is not None:
                 self._bring_home(task.foreign, waiting)
                 continue
+            if task.stepping is not None:
+                self._step_aside(task.stepping, place.bucket)
+                continue
             if task.inode is not None and task.inode.is_dir and self._has_moved(task):
                 with self._locks.hold("bucket", place.bucket, deadline_s=self._deadline_s):
                     now = self._look(place)
@@ -163,6 +169,8 @@ class Persister:
             if task.foreign is not None:
                 self._bring_home(task.foreign, frozenset())
                 continue
+            if task.inode is not None and task.inode.nlink > 1 and not task.inode.is_dir:
+                self._take_along(task.inode, place)
             with self._holding(place.bucket, task.key):
                 now = self._look(place)
                 if now.key == task.key and now.foreign is None:
@@ -201,13 +209,22 @@ class Persister:
             mode=self._buckets.mode_of(bucket, index_key),
             touched=None if entry is None else entry.touched,
             base="" if entry is None else entry.base,
+            intent=entry is not None and entry.intent,
             inode=inode,
             attributes=namespace.NO_ATTRIBUTES
             if inode is None
             else namespace.object_attributes(txn, inode),
             foreign=self._foreign(txn, place, inode),
             owned=namespace.store_owner(txn, place.bucket, key) is not None,
+            stepping=None if inode is None else self._stepping(txn, place.bucket, inode),
         )
+
+    @staticmethod
+    def _stepping(txn: Txn, root: int, inode: Inode) -> int | None:
+        """The inode's id if _step_aside was begun and not noted as done."""
+        if inode.stored is None or inode.stored.name == _aside(inode):
+            return None
+        return inode.id if dirty.away_at(txn, root, _aside(inode)) == inode.id else None
 
     @staticmethod
     def _foreign(txn: Txn, place: Place, inode: Inode | None) -> int | None:
@@ -243,6 +260,25 @@ class Persister:
             task.place.parent,
             task.place.name,
         )
+
+    def _take_along(self, inode: Inode, place: Place) -> None:
+        """Another name of the file is about to be all that is left of it, and its bytes in the
+        store to be written over: have them here."""
+        stored = inode.stored
+        if stored is None or (stored.parent, stored.name) != (place.parent, place.name):
+            return
+        self._fetcher.fill_all(inode)
+
+        def change(txn: Txn) -> None:
+            current = namespace.get(txn, inode.id)
+            found = extents.overlapping(txn, current.id)
+            if not current.flags & InodeFlag.INLINE and extents.holes(found, 0, current.size):
+                raise StoreUnavailable(f"inode {current.id} was evicted meanwhile")
+            namespace.update(txn, current, stored=None)
+            for parent, name in namespace.links(txn, current):
+                dirty.mark(txn, place.bucket, parent, name, current.size)
+
+        self._index.commit(change)
 
     def _bring_home(self, inode_id: int, waiting: frozenset[int]) -> None:
         """Persist an inode that is away under its present name, so that its old place is free.
@@ -298,9 +334,9 @@ class Persister:
         """Note where the inode's bytes will be before they move; (store, from, to) in the store.
         The note's queue entry removes them from there should the inode vanish meanwhile."""
         inode = namespace.get(txn, inode_id)
-        if inode.stored is None or inode.stored.name.startswith(_ASIDE):
+        new = _aside(inode)
+        if inode.stored is None or inode.stored.name == new:
             return None
-        new = _ASIDE + str(inode_id).encode() + (b"/" if inode.is_dir else b"")
         old = namespace.store_path_of(txn, inode.stored.parent, inode.stored.name)
         dirty.send_away(txn, root, new, inode_id)
         dirty.mark(txn, root, root, new, 0)
@@ -327,10 +363,7 @@ class Persister:
             self._clear(task)
             return True
         if task.inode is None:
-            if not task.owned:
-                task.store.delete(task.key)
-            self._clear(task)
-            return True
+            return self._remove(task)
         inode = task.inode
         if inode.is_dir:
             return self._put_directory(task, inode)
@@ -346,6 +379,31 @@ class Persister:
         if inode.stored.attributes_revision != inode.attributes_revision:
             return self._finish(task, inode, self._change_attributes(task, inode))
         return self._verify(task, inode)
+
+    def _remove(self, task: _Task) -> bool:
+        if task.intent:
+            return self._see_intent(task)
+        if not task.owned:
+            task.store.delete(task.key)
+        self._clear(task)
+        return True
+
+    def _see_intent(self, task: _Task) -> bool:
+        """An upload was begun and never came to the index: what the store has there, ours or not,
+        counts. Nothing is removed."""
+        found: StoredObject | None = None
+        with contextlib.suppress(StoreNotFound):
+            found = task.store.head(task.key)
+
+        def change(txn: Txn) -> None:
+            place = task.place
+            cleared = dirty.clear(txn, place.parent, place.name, task.touched)
+            if cleared and found is not None and namespace.get(txn, place.parent).nlink:
+                self._discovery.adopt(txn, place, found)
+            namespace.prune(txn, place.bucket, place.parent)
+
+        self._index.commit(change, grows=False)
+        return True
 
     def _verify(self, task: _Task, inode: Inode) -> bool:
         """A clean name in the queue: a write_through was cut off between the store and the index.
@@ -574,8 +632,26 @@ class Persister:
             if task.inode is None:
                 # A write that failed may have left implicit directories for its key.
                 namespace.prune(txn, place.bucket, place.parent)
+                self._follow_up(txn, place)
 
         self._index.commit(change, grows=False)
+
+    @staticmethod
+    def _follow_up(txn: Txn, place: Place) -> None:
+        """The last name of a directory that is gone left the store: now the directory can, which
+        may have been tried in vain before."""
+        above = namespace.get(txn, place.parent)
+        if above.nlink or dirty.waits_below(txn, above.id):
+            return
+        if above.stored is not None:  # where the store has it
+            dirty.mark(txn, place.bucket, above.stored.parent, above.stored.name, 0)
+        else:
+            dirty.mark(txn, place.bucket, above.parent, above.name, 0)
+
+
+def _aside(inode: Inode) -> bytes:
+    """The name of the store's own place for an inode that steps aside, in the bucket's root."""
+    return _ASIDE + str(inode.id).encode() + (b"/" if inode.is_dir else b"")
 
 
 def place_of(entry: QueueEntry) -> Place:

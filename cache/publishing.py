@@ -15,6 +15,7 @@ import msgspec
 
 from cache import dirty, names, namespace
 from cache.config import CacheConfig
+from cache.errors import StoreUnavailable
 from cache.index import Index, Txn
 from cache.namespace import Place
 from cache.records import Bucket, Inode, InodeFlag, Kind, ObjectAttributes, Stored
@@ -81,7 +82,7 @@ class Publisher:
 
         def change(txn: Txn) -> Place:
             place = self.make_place(txn, bucket, key)
-            namespace.mark(txn, place, 0)
+            dirty.mark(txn, place.bucket, place.parent, place.name, 0, intent=True)
             return place
 
         return self.index.commit(change)
@@ -100,14 +101,22 @@ class Publisher:
         return Place(bucket.root, parent, last)
 
     def publish(
-        self, txn: Txn, new: Publication, fill: Fill, stored: StoredObject | None = None
+        self,
+        txn: Txn,
+        new: Publication,
+        fill: Fill,
+        stored: StoredObject | None = None,
+        claimed: Place | None = None,
     ) -> tuple[Object, Place]:
         """Put a new inode under a key. Raises what the publication's check raises.
 
-        stored: what the store already has of these very bytes; else the name is queued."""
+        stored: what the store already has of these very bytes, at the place that was `claimed`;
+        else the name is queued. StoreUnavailable if the key leads elsewhere by now."""
         if new.check is not None:
             new.check(find(txn, new.bucket, new.key))
         place = self.make_place(txn, new.bucket, new.key)
+        if claimed is not None and claimed != place:
+            raise StoreUnavailable(f"a directory above {new.key!r} was renamed meanwhile")
         dentry = names.find(txn, place.parent, place.name)
         old = None if dentry is None else namespace.get(txn, dentry.inode)
         inode = self._marker(txn, place, old) if place.name.endswith(b"/") else self._file(txn)

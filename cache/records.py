@@ -181,6 +181,7 @@ class QueueEntry(msgspec.Struct, array_like=True, frozen=True):
     error: str = ""
     touched: int = 0  # raised by each further change while it waits
     base: str = ""  # version of what the store is known to have there, if that is not the inode's
+    intent: bool = False  # only an upload was begun; what the store has is no leftover
 
 
 RECORD_VERSION = 1

@@ -99,7 +99,7 @@ class Reaper:
             inode = txn.record(Table.INODES, namespace.key_bytes(number), Inode)
             if inode is None:
                 txn.delete(Table.ORPHANS, namespace.key_bytes(number))
-            elif inode.nlink == 0:
+            elif inode.nlink == 0 and not dirty.waits_below(txn, number):
                 bytes_of.drop_bytes(txn, number)
                 namespace.discard(txn, inode)
 

@@ -107,7 +107,7 @@ class ObjectWriter:
             self._upload = None
 
     def _commit_here(self, new: Publication) -> Object:
-        found, place = self._publish(new, None)
+        found, place = self._publish(new)
         if self._target.mode in (WriteMode.WRITE_THROUGH, WriteMode.WRITE_AROUND):
             self._persister.persist(place)
         return found
@@ -125,18 +125,23 @@ class ObjectWriter:
                 stored = upload.commit(uploaded_attributes(new.attributes, new.etag))
                 self._upload = None
                 try:
-                    return self._publish(new, stored)[0]
+                    return self._publish(new, stored, place)[0]
                 except CacheError:
                     # Somebody else was faster: the queue entry stays and puts the store right.
                     log.info("%r lost a race after its upload", new.key)
                     raise
         return self._commit_here(new)
 
-    def _publish(self, new: Publication, stored: StoredObject | None) -> tuple[Object, Place]:
+    def _publish(
+        self,
+        new: Publication,
+        stored: StoredObject | None = None,
+        claimed: Place | None = None,
+    ) -> tuple[Object, Place]:
         # Bytes that the store confirmed need no sync here: lost, they are fetched again.
         syncs = [] if self._staged is None or stored is not None else self._staged.segments
         return self._publisher.index.commit(
-            lambda txn: self._publisher.publish(txn, new, self._fill, stored), syncs=syncs
+            lambda txn: self._publisher.publish(txn, new, self._fill, stored, claimed), syncs=syncs
         )
 
     def _fill(self, txn: Txn, inode: Inode) -> InodeFlag:

@@ -15,22 +15,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
-import msgspec
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from hypothesis.stateful import run_state_machine_as_test as run_machine
 
-from cache import dirty, names, namespace
+from cache import dirty
 from cache.errors import CacheError, NoSuchKey, PreconditionFailed, StoreUnavailable
-from cache.index import Table, Txn
 from cache.open_files import OpenFile
 from cache.persist import LOST_AND_FOUND, place_of
 from cache.publishing import Object
-from cache.records import Inode, Kind, ObjectAttributes, WriteMode, unpack
-from cache.stores.base import StoredAttributes
-from cache.stores.posix import PosixStore, PosixStoreConfig
+from cache.records import Kind, ObjectAttributes, WriteMode
 from tests.support.fault_store import no_fault
 from tests.support.model import Directory, File, Model
 from tests.support.volume import BUCKET, TestVolume, some_bytes
@@ -78,7 +74,7 @@ class VolumeMachine(RuleBasedStateMachine):
     @initialize(answers_get_lost=st.booleans())
     def begin(self, answers_get_lost: bool) -> None:
         self.answers_get_lost = answers_get_lost
-        assert self.box.keys() == []
+        assert self.box.listed() == []
 
     # ------------------------------------------------------------------ comparing
 
@@ -186,7 +182,7 @@ class VolumeMachine(RuleBasedStateMachine):
                 raise PreconditionFailed("If-None-Match")
 
         def expected() -> None:
-            if key in self.model.keys():
+            if key in self.model.s3_keys():
                 raise PreconditionFailed("If-None-Match")
             self.model.put(key, File(data))
 
@@ -196,7 +192,7 @@ class VolumeMachine(RuleBasedStateMachine):
     @rule(key=any_keys)
     def s3_get(self, key: bytes) -> None:
         def expected() -> None:
-            if key not in self.model.keys():
+            if key not in self.model.s3_keys():
                 raise NoSuchKey(key)
 
         found = self.both(expected, lambda: self.box.get(key))
@@ -253,9 +249,7 @@ class VolumeMachine(RuleBasedStateMachine):
             found = self.box.volume.objects.get(BUCKET, copied)
             middle = len(source.data) // 3
             made.append(
-                uploads.copy_part(
-                    upload, len(parts) + 1, found, middle, len(source.data), etag="e"
-                )
+                uploads.copy_part(upload, len(parts) + 1, found, middle, len(source.data), etag="e")
             )
             body += source.data[middle:]
         if aborts:

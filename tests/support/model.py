@@ -60,14 +60,14 @@ class Model:
         elif self.files.pop(key, None) is not None:
             self._prune(parent_of(key))
 
-    def keys(self) -> list[bytes]:
+    def s3_keys(self) -> list[bytes]:
         """What a listing shows, in order."""
         markers = [path for path, d in self.directories.items() if d.explicit]
         return sorted([*self.files, *markers])
 
     def listing(self, prefix: bytes, delimiter: bytes, after: bytes) -> list[bytes]:
         """Keys and common prefixes greater than `after`."""
-        return grouped_listing(self.keys(), prefix, delimiter, after)
+        return grouped_listing(self.s3_keys(), prefix, delimiter, after)
 
     # ------------------------------------------------------------------ the POSIX door
 
