@@ -612,6 +612,8 @@ def test_any_key_is_stored_listed_in_order_and_deleted(
     for key in wanted:
         if backend.name == "moto" and (len(key) > 300 or min(key) < 0x20):
             continue  # escaped, it could be over S3's 1024 bytes; moto's XML has no control bytes
+        if backend.name == "forebay" and (b"\0" in key or len(key) > 100):
+            continue  # its S3 door refuses NUL; and escaped, a key could be over 1024 bytes
         put(store, top + key, key)
         stored.append(top + key)
     assert files(store, top) == sorted(stored)

@@ -1,8 +1,8 @@
-"""Real stores to run tests against: a directory, rclone's and moto's S3 servers.
+"""Real stores to run tests against: a directory, rclone's and moto's S3 servers, another node.
 
 Each context manager starts what it needs on a free loopback port, waits until it answers, yields
-a `Backend` and stops exactly what it started. A further backend (another Forebay node, say) is
-one more context manager and one more line in `BACKENDS`.
+a `Backend` and stops exactly what it started. A further backend is one more context manager and
+one more line in `BACKENDS`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from cache.stores.base import Store
 from cache.stores.opening import StoreConfig, open_store
 from cache.stores.posix import PosixStoreConfig
 from cache.stores.s3 import S3StoreConfig
+from tests.support.node import running_node
 
 ACCESS_KEY = "forebaytest"
 SECRET_KEY = "forebaytestsecret"
@@ -172,8 +173,18 @@ def rclone_backend(directory: Path) -> Iterator[Backend]:
         )
 
 
+@contextlib.contextmanager
+def forebay_backend(directory: Path) -> Iterator[Backend]:
+    """A second Forebay node, which writes through to a directory."""
+    with running_node(directory / "forebay", mount=None) as node:
+        config = s3_config(0, "bucket", endpoint_url=node.endpoint, object_tagging=False)
+        make_bucket(config)
+        yield Backend("forebay", config)
+
+
 BACKENDS: dict[str, Callable[[Path], contextlib.AbstractContextManager[Backend]]] = {
     "posix": posix_backend,
     "moto": moto_backend,
     "rclone": rclone_backend,
+    "forebay": forebay_backend,
 }
