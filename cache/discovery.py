@@ -15,7 +15,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -23,6 +24,7 @@ import msgspec
 
 from cache import dirty, names, namespace
 from cache.buckets import Buckets
+from cache.changes import NOBODY, Change
 from cache.config import CacheConfig
 from cache.errors import NoSuchInode, StoreNotFound, StoreUnavailable
 from cache.index import Index, Table, Txn
@@ -55,6 +57,10 @@ class Discovery:
         self._config = config
         self._checked: dict[int, float] = {}
         self._pool = ThreadPoolExecutor(_HEADS_AT_ONCE, thread_name_prefix="discover")
+        self.tell_kernel: Callable[[Sequence[Change]], None] = NOBODY.forget
+        """In the mount process: has its own kernel forget, later. What a lookup finds out about
+        other names is nothing that the kernel did itself; and as it holds the directory's lock
+        during the lookup, nobody may wait for it here."""
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -91,7 +97,7 @@ class Discovery:
                 bucket, prefix = self._store_prefix(txn, inode)
             begun_ns = time.monotonic_ns()
             try:
-                seen = self._list_into(bucket, directory, prefix)
+                seen = self._list_into(bucket, directory, prefix, first=not inode.listed_ns)
             except StoreNotFound:
                 # The place itself is missing: an empty directory, or a bucket never written to.
                 seen = set()
@@ -110,7 +116,9 @@ class Discovery:
         root = namespace.bucket_of(txn, directory.parent)
         return self._buckets.of_root(txn, root), namespace.store_path_of(txn, parent, name)
 
-    def _list_into(self, bucket: Bucket, directory: int, prefix: bytes) -> set[bytes]:
+    def _list_into(
+        self, bucket: Bucket, directory: int, prefix: bytes, *, first: bool
+    ) -> set[bytes]:
         """Adopt the store's listing page by page; the names that it has."""
         store = self._buckets.store(bucket)
         seen: set[bytes] = set()
@@ -130,7 +138,7 @@ class Discovery:
                     entries=detailed,
                     asked_ns=asked_ns,
                 )
-                self._index.commit(adopt)
+                self._commit(adopt, first=first)
                 seen.update(e.key.removeprefix(prefix) for e in batch)
             if page.next_marker is None:
                 return seen
@@ -209,7 +217,7 @@ class Discovery:
                 inode = namespace.get(txn, directory)
             namespace.update(txn, inode, listed_ns=time.time_ns())
 
-        self._index.commit(change)
+        self._commit(change)
 
     def learn_key(self, bucket: Bucket, key: bytes) -> None:
         """Ask the store about one key that the index does not know, or is to check again.
@@ -248,7 +256,23 @@ class Discovery:
                 self.adopt(txn, Place(bucket.root, parent, last), found)
 
         if found is not None or place is not None:
-            self._index.commit(change)
+            self._commit(change)
+
+    def _commit(self, change: Callable[[Txn], None], *, first: bool = False) -> None:
+        """Commit what the store told.
+
+        first: no name of the directory was known to be missing before, so that only those can be
+        in the kernel that were in the index: they leave and are entered again, two changes.
+        """
+        changes: list[Change] = []
+
+        def recorded(txn: Txn) -> None:
+            change(txn)
+            changes[:] = txn.changes
+
+        self._index.commit(recorded)
+        times = Counter(changes)
+        self.tell_kernel([c for c in times if not first or times[c] > 1])
 
     def _vanished(self, txn: Txn, bucket: Bucket, key: bytes, asked_ns: int) -> None:
         place = namespace.locate(txn, bucket.root, key)

@@ -69,10 +69,11 @@ class KernelCache:
     def forget_soon(self, changes: Sequence[Change]) -> None:
         """Have another thread forget. Never blocks.
 
-        The queue needs no bound: what is put here is at most one entry for each operation that
-        was given up on, or that took set-user-ID bits away.
+        The queue needs no bound: what is put here is little for each operation that was given up
+        on, and what a look at the store found changed there.
         """
-        self._soon.put(changes)
+        if changes:
+            self._soon.put(changes)
 
     def unmounting(self, timeout_s: float) -> bool:
         """Begin no more, and wait for what is under way; False if it did not end in time.

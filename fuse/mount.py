@@ -65,6 +65,7 @@ def serve(
         data=Lane("data", threads=config.data_threads, deadline_s=config.data_deadline_s),
         xattrs=config.xattrs,
     )
+    volume.discovery.tell_kernel = kernel.forget_soon
     listener = ChangeListener(change_socket, kernel.forget)
     listener.start()
     try:

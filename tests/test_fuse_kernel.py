@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -142,6 +143,35 @@ def test_what_is_written_through_the_mount_is_there_for_s3_at_close(
             assert snapshot.read(0, found.size) == body
     file.unlink()
     assert [e.key for e in door.objects.list(BUCKET, prefix=b"from-mount").entries] == []
+
+
+@requires_fuse
+def test_what_a_listing_through_the_mount_finds_changed_in_the_store_is_seen(
+    tmp_path: Path,
+) -> None:
+    """The mount process itself learns of it; its kernel has to, too."""
+    (tmp_path / "store").mkdir()
+    for name in ("changed", "removed"):
+        (tmp_path / "store" / name).write_text("old")
+    with mounted(tmp_path, bucket={"revalidate": "always"}) as mount:
+        assert (mount.bucket / "changed").read_text() == "old"
+        assert (mount.bucket / "removed").read_text() == "old"
+        assert not (mount.bucket / "added").exists()
+        (mount.store / "changed").write_text("newer")
+        (mount.store / "removed").unlink()
+        (mount.store / "added").write_text("added")
+
+        def is_new() -> bool:
+            os.listdir(mount.bucket)
+            return (
+                (mount.bucket / "added").exists()
+                and not (mount.bucket / "removed").exists()
+                and (mount.bucket / "changed").read_text() == "newer"
+            )
+
+        deadline = time.monotonic() + 10
+        while not is_new():
+            assert time.monotonic() < deadline
 
 
 def test_without_a_mount_there_is_nothing_to_forget() -> None:
