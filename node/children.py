@@ -60,7 +60,7 @@ class Child:
         self.state = State.STARTING
         self.restarts = 0
         self.facts: dict[str, str] = {}  # of the Ready message of the running process
-        self.report: dict[str, Any] = {}  # the last Report, of this or an earlier process
+        self.report: dict[str, Any] = {}  # the last Report of the running, or last, process
         self.last_end = ""
         self.first_ready = trio.Event()
         self.failure: OperatorError | None = None  # why it could not be started at all
@@ -123,7 +123,7 @@ class Child:
 
     async def _live_once(self) -> None:
         process = self._spares.take(self.role)
-        self._process, self.facts = process, {}
+        self._process, self.facts, self.report = process, {}, {}
         self._heard, self._serving_since = time.monotonic(), math.inf
         try:
             async with trio.open_nursery() as nursery:

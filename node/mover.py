@@ -18,10 +18,10 @@ from typing import Any
 from cache.queue import Backlog
 from cache.volume import Volume
 from node.chores import Chore, Chores
+from node.draining import drain
 
 log = logging.getLogger(__name__)
 
-_DRAIN_POLL_S = 0.02
 _NOTHING_MOVES_S = 5.0
 """A drain in which no name got done for so long, and none is under way, is given up: the store does
 not answer, and what waits is safe where it is."""
@@ -76,15 +76,13 @@ def _drain(volume: Volume, deadline: float) -> Backlog:
     backlog = volume.queue.backlog()
     if backlog.names:
         log.info("draining %d names, %d bytes", backlog.names, backlog.dirty_bytes)
-    moved = time.monotonic()
-    while backlog.names and time.monotonic() < deadline:
-        volume.queue.run_once()
-        time.sleep(_DRAIN_POLL_S)
-        before, backlog = backlog, volume.queue.backlog()
-        if backlog.names < before.names or not volume.queue.is_idle():
-            moved = time.monotonic()
-        elif time.monotonic() - moved > _NOTHING_MOVES_S:
-            break
+    drain(
+        volume.queue,
+        lambda: volume.queue.backlog().names,
+        deadline=deadline,
+        give_up_s=_NOTHING_MOVES_S,
+    )
+    backlog = volume.queue.backlog()
     if backlog.names:
         log.warning(
             "%d names (%d bytes) are not in the store yet; the next start goes on with them",

@@ -84,6 +84,22 @@ def test_every_command_has_help_with_an_example_and_json(command: str) -> None:
     assert "--config" in done.stdout
 
 
+def test_the_shell_completes_commands() -> None:
+    done = subprocess.run(
+        [FOREBAY],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={
+            "_FOREBAY_COMPLETE": "complete_bash",
+            "COMP_WORDS": "forebay ch",
+            "COMP_CWORD": "1",
+            "PATH": "/usr/bin:/bin",
+        },
+    )
+    assert done.stdout.split() == ["check-config"]
+
+
 def test_the_exit_codes_are_documented() -> None:
     done = subprocess.run([FOREBAY, "--help"], capture_output=True, text=True, check=True)
     for code in ExitCode:

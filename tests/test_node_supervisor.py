@@ -157,6 +157,23 @@ def test_stop_drains_unmounts_and_ends_with_zero(tmp_path: Path) -> None:
         end_node(node)
 
 
+def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:
+    node = start_node(tmp_path, mount=None)
+    try:
+        # A drain that takes its whole time, as with a store that hangs.
+        os.kill(node.pids["mover"], signal.SIGSTOP)
+        node.process.send_signal(signal.SIGINT)
+        while node.status()["state"] != "stopping":
+            assert node.process.poll() is None, node.log
+        node.process.send_signal(signal.SIGINT)
+        assert node.process.wait(10) == ExitCode.DONE
+        assert "SIGINT again: not waiting any longer" in node.log
+        assert node.process.stdout is not None
+        assert json.loads(node.process.stdout.readline()) == {"event": "stopped", "left": {}}
+    finally:
+        end_node(node)
+
+
 def test_after_a_killed_supervisor_the_children_end_and_the_next_start_works_at_once(
     tmp_path: Path,
 ) -> None:

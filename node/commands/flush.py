@@ -11,12 +11,10 @@ from cache.volume import Volume
 from node.commands.options import ConfigOption, JsonOption, print_json, progress_bar
 from node.commands.paths import Target, parse
 from node.config import load
+from node.draining import drain
 from node.errors import ExitCode
 from node.mover import as_facts
 from node.volumes import existing_volume
-
-_POLL_S = 0.05
-_HURRY_S = 2.0
 
 
 def flush(
@@ -63,27 +61,16 @@ def flush(
 
 
 def _persist(volume: Volume, target: Target | None, timeout_s: float | None) -> tuple[int, int]:
-    """Names that waited at the most, and those that still do.
-
-    Works the queue off in this process too: beside the mover that is harmless (a name is persisted
-    by one at a time), and without a running node somebody has to.
-    """
-    end = None if timeout_s is None else time.monotonic() + timeout_s
-    total = left = _waiting(volume, target)
-    hurried = 0.0
+    """Names that waited at the most, and those that still do."""
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
     with progress_bar() as progress:
-        bar = progress.add_task("persisting", total=total)
-        while left and (end is None or time.monotonic() < end):
-            # In a hurry only now and then: it would try what fails for ever, and nothing else.
-            hurry = time.monotonic() - hurried > _HURRY_S
-            if hurry:
-                hurried = time.monotonic()
-            volume.queue.run_once(hurry=hurry)
-            time.sleep(_POLL_S)
-            left = _waiting(volume, target)
-            total = max(total, left)
-            progress.update(bar, total=total, completed=total - left)
-    return total, left
+        bar = progress.add_task("persisting", total=None)
+        return drain(
+            volume.queue,
+            lambda: _waiting(volume, target),
+            deadline=deadline,
+            progress=lambda total, left: progress.update(bar, total=total, completed=total - left),
+        )
 
 
 def _waiting(volume: Volume, target: Target | None) -> int:

@@ -115,7 +115,12 @@ def _examples(settings: NodeConfig, serving: Serving) -> list[str]:
 
 
 def _farewell(left: dict[str, Any]) -> str:
-    if not left.get("names"):
+    if not left:
+        return (
+            "Forebay stopped without draining its queue; what is not in the store yet is safe in "
+            "the state directory (`forebay status`), and the next start goes on with it."
+        )
+    if not left["names"]:
         return "Forebay stopped; everything is in the store."
     return (
         f"Forebay stopped; {left['names']} names ({human_bytes(left['bytes'])}) are not in the "
