@@ -229,7 +229,11 @@ class Contents:
             txn.get(Table.INLINE, inode_key(inode.id)) if inode.flags & InodeFlag.INLINE else None
         )
         found = [] if inline is not None else extents.overlapping(txn, inode.id)
-        files = {e.segment: self._segments.file(e.segment) for e in found if e.segment != ZEROS}
+        files: dict[int, SegmentFile] = {}
+        for segment in {e.segment for e in found if e.segment != ZEROS}:
+            file = self._segments.file(segment)
+            if file is not None:
+                files[segment] = file
         return Snapshot(self, inode, inline, found, files)
 
     def open(self, inode: int) -> Snapshot | None:
@@ -249,15 +253,16 @@ class Contents:
     def is_verified(self, extent: Extent) -> bool:
         return extent.segment == ZEROS or (extent.segment, extent.offset) in self._verified
 
-    def verify(self, inode: Inode, extent: Extent, file: SegmentFile) -> None:
-        """Compare a stored extent with its checksum, once in this process.
+    def verify(self, inode: Inode, extent: Extent, file: SegmentFile | None) -> None:
+        """Compare a stored extent, or a slice of it, with its checksum, once in this process.
+        file: None if the segment's file is lost.
 
-        Bad clean bytes are dropped from the index and raise StaleContent: look again, and they
-        come from the store. Bad dirty bytes exist nowhere else: ExtentCorrupt, and an alarm.
+        Bad clean bytes are dropped from the index and raise CorruptClean: they come from the
+        store. Bad dirty bytes exist nowhere else: ExtentCorrupt, and an alarm.
         """
-        if self.is_verified(extent):
+        if file is not None and self.is_verified(extent):
             return
-        if checksum_matches(extent, file):
+        if file is not None and checksum_matches(extent, file):
             if len(self._verified) >= _VERIFIED_MAX:
                 self._verified.clear()
             self._verified.add((extent.segment, extent.offset))
@@ -279,7 +284,7 @@ class Contents:
             extent.offset,
             inode.id,
         )
-        self._index.commit(lambda txn: extents.drop_one(txn, inode.id, extent), grows=False)
+        self._index.commit(lambda txn: extents.drop_stored(txn, inode.id, extent), grows=False)
         raise CorruptClean(extent)
 
     def touch(self, extent: Extent) -> None:
@@ -376,6 +381,8 @@ class Snapshot:
         for extent in self._within(start, stop):
             if extent.start != position or not self._contents.is_verified(extent):
                 return None
+            if extent.segment != ZEROS and extent.segment not in self._files:
+                return None
             pieces += self._extent_pieces(extent)
             position = extent.stop
         if position != stop:
@@ -396,7 +403,7 @@ class Snapshot:
                 yield from self._fetched(position, extent.start)
             try:
                 if extent.segment != ZEROS:
-                    self._contents.verify(self.inode, extent, self._files[extent.segment])
+                    self._contents.verify(self.inode, extent, self._files.get(extent.segment))
             except CorruptClean:
                 yield from self._fetched(extent.start, extent.stop)
             else:

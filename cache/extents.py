@@ -102,6 +102,13 @@ def drop_one(txn: Txn, inode: int, extent: Extent) -> None:
         _remove(txn, inode, extent)
 
 
+def drop_stored(txn: Txn, inode: int, extent: Extent) -> None:
+    """Remove what the inode has of a stored extent where `extent`, maybe a slice of a row, lies."""
+    for row in overlapping(txn, inode, extent.start, extent.stop):
+        if (row.segment, row.offset) == (extent.segment, extent.offset):
+            _remove(txn, inode, row)
+
+
 def replace(txn: Txn, inode: int, old: Extent, new: Extent) -> bool:
     """Put `new` where exactly `old` is; False if it changed meanwhile."""
     if txn.get(Table.EXTENTS, _ROW.pack(inode, old.start)) != old.pack():

@@ -183,7 +183,7 @@ class Reclaimer:
         """Copy a stored extent into the `kept` stream; verified on the way. A bad one stays where
         it is, for the reader to meet."""
         file = self._segments.file(extent.segment)
-        if not checksum_matches(extent, file):
+        if file is None or not checksum_matches(extent, file):
             metrics.CORRUPT_EXTENTS.labels("moved").inc()
             log.error("segment %d byte %d is corrupt; not moved", extent.segment, extent.offset)
             return None, None

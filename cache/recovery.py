@@ -232,7 +232,8 @@ class Fsck:
                     continue
                 if resident.offset not in live and read_data:
                     report.bytes_checked += extent.stored_length
-                    if not checksum_matches(extent, self._segments.file(record.id)):
+                    file = self._segments.file(record.id)
+                    if file is None or not checksum_matches(extent, file):
                         yield f"segment {record.id}: byte {resident.offset} fails its checksum"
                 live[resident.offset] = -(-extent.stored_length // BLOCK) * BLOCK
             if sum(live.values()) != record.live:

@@ -286,27 +286,37 @@ class Segments:
         """Every segment file on disk, whether the index knows it or not."""
         return [p for d in self._directories for p in sorted(d.path.glob("*.seg"))]
 
-    def file(self, segment: int) -> disk.SegmentFile:
+    def file(self, segment: int) -> disk.SegmentFile | None:
         """The segment open for reading, from the descriptor cache. FileNotFoundError once it was
-        reclaimed: look the extents up again."""
+        reclaimed: look the extents up again. None if the index has it and the disk has lost it."""
         with self._files_lock:
             found = self._files.get(segment)
             if found is not None:
                 self._files.move_to_end(segment)
                 return found
-        with self._index.read() as txn:
-            record = txn.record(Table.SEGMENTS, segment_key(segment), SegmentRecord)
-        if record is None:
-            raise FileNotFoundError(f"segment {segment} was reclaimed")
-        opened = disk.SegmentFile(self.path(record), "rb")
+        path = self._path_of(segment)
+        try:
+            opened = disk.SegmentFile(path, "rb")
+        except FileNotFoundError:
+            # The reclaimer forgets a segment before it unlinks it: still known, it was not him.
+            self._path_of(segment)
+            log.error("segment %d: %s is missing", segment, path)
+            return None
         magic, number, _ = _HEADER.unpack(os.pread(opened.fileno(), _HEADER.size, 0))
         if magic != _MAGIC or number != segment:
-            raise FormatMismatch(f"{self.path(record)} is not segment {segment}")
+            raise FormatMismatch(f"{path} is not segment {segment}")
         with self._files_lock:
             self._files[segment] = opened
             while len(self._files) > _OPEN_FILES:
                 self._files.popitem(last=False)
         return opened
+
+    def _path_of(self, segment: int) -> Path:
+        with self._index.read() as txn:
+            record = txn.record(Table.SEGMENTS, segment_key(segment), SegmentRecord)
+        if record is None:
+            raise FileNotFoundError(f"segment {segment} was reclaimed")
+        return self.path(record)
 
     def drop_dead_files(self) -> None:
         """Close cached descriptors of segments that were unlinked: their space becomes free when

@@ -1,0 +1,164 @@
+"""Faults that a review of the storage core found, each with the test that failed before."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Any, cast
+
+import pytest
+
+from cache import extents
+from cache.errors import ExtentCorrupt, StoreUnavailable
+from cache.parts import PartWriter
+from cache.records import Extent, Kind, ObjectAttributes, Part
+from cache.stores.base import PartUpload
+from tests.support.volume import BUCKET, TestVolume, box, some_bytes, through
+
+__all__ = ["box", "through"]
+
+
+class Killed(Exception):
+    """The process ends here, as far as the code under test can tell."""
+
+
+def extent_of(volume: TestVolume, path: bytes) -> Extent:
+    with volume.volume.index.read() as txn:
+        return extents.overlapping(txn, volume.inode(path).id)[0]
+
+
+# ------------------------------------------------------------------------------------ bytes here
+
+
+def test_a_range_of_a_corrupt_clean_extent_comes_from_the_store(box: TestVolume) -> None:
+    data = some_bytes(200_000)
+    box.put(b"x", data)
+    box.drain()
+    extent = extent_of(box, b"x")
+    box.restart()
+    (path,) = (p for p in box.volume.segments.paths() if int(p.stem) == extent.segment)
+    fd = os.open(path, os.O_RDWR)
+    os.pwrite(fd, b"\xff" * 10, extent.offset + 50)
+    os.close(fd)
+    assert box.get(b"x", 1000, 5000) == data[1000:5000]
+    assert box.get(b"x") == data
+
+
+def test_of_a_lost_segment_the_clean_bytes_come_from_the_store(box: TestVolume) -> None:
+    data = some_bytes(200_000)
+    box.put(b"clean", data)
+    box.drain()
+    box.put(b"dirty", data)
+    box.restart()
+    for path in box.volume.segments.paths():
+        path.unlink()
+    assert box.get(b"clean") == data
+    with pytest.raises(ExtentCorrupt):
+        box.get(b"dirty")
+    box.evict()
+    assert any("missing" in problem for problem in box.fsck(read_data=True).problems)
+
+
+def test_a_copy_of_a_symlink_has_the_bytes_of_its_target(box: TestVolume) -> None:
+    box.create(b"link", Kind.SYMLINK, target=b"to/what/it/leads")
+    source = box.volume.objects.get(BUCKET, b"link")
+    box.volume.objects.copy(source, BUCKET, b"copy", attributes=ObjectAttributes())
+    assert box.get(b"copy") == b"to/what/it/leads"
+    upload = box.volume.uploads.create(BUCKET, b"parts", owner="me", attributes=ObjectAttributes())
+    part = box.volume.uploads.copy_part(upload, 1, source, 3, 7, etag="e")
+    box.volume.uploads.complete(upload, [part], etag="e-1", attributes=ObjectAttributes())
+    assert box.get(b"parts") == b"what"
+
+
+# ------------------------------------------------------------------------------------ open files
+
+
+class _Interrupted:
+    """A lock before whose first acquisition something else happens."""
+
+    def __init__(self, lock: Any, happens: Any) -> None:
+        self._lock = lock
+        self._happens = happens
+
+    def __enter__(self) -> None:
+        happens, self._happens = self._happens, lambda: None
+        happens()
+        self._lock.acquire()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self._lock.release()
+
+
+def test_an_open_that_meets_the_last_close_sees_what_that_published(box: TestVolume) -> None:
+    box.create(b"x")
+    open_files = box.volume.open_files
+    lock: Any = _Interrupted(open_files._lock, lambda: box.write(b"x", b"hello"))
+    open_files._lock = lock
+    file = open_files.open(box.inode(b"x").id, write=True)
+    assert file.read(0, 10) == b"hello"
+    file.write(5, b"!")
+    file.flush()
+    file.release()
+    assert box.get(b"x") == b"hello!"
+
+
+# ------------------------------------------------------------------------------------ parts
+
+
+class _Refusing:
+    """A store that says no when it has the whole part, or before it takes any of it."""
+
+    def __init__(self, takes: bool) -> None:
+        self._takes = takes
+        self.go_on = threading.Event()
+
+    def write_part(self, number: int, chunks: Iterable[bytes], size_bytes: int) -> str:
+        if self._takes:
+            assert sum(len(chunk) for chunk in chunks) == size_bytes
+        else:
+            self.go_on.wait(10)
+        raise StoreUnavailable("says the test")
+
+
+def _part_writer(box: TestVolume, store: _Refusing, size_bytes: int) -> PartWriter:
+    def enter(*_: object) -> Part:
+        raise AssertionError("the store refused it")
+
+    staged = box.volume.contents.stage(size_bytes)
+    return PartWriter(1, size_bytes, staged, cast("PartUpload", store), enter)
+
+
+def _in_time(call: Any) -> BaseException | None:
+    ends: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            call()
+        except BaseException as exc:  # noqa: BLE001  handed over
+            ends.put(exc)
+        else:
+            ends.put(None)
+
+    threading.Thread(target=run, daemon=True).start()
+    return ends.get(timeout=10)
+
+
+def test_a_part_that_the_store_refuses_at_its_end_ends(box: TestVolume) -> None:
+    writer = _part_writer(box, _Refusing(takes=True), 10_000)
+    writer.write(bytes(10_000))
+    assert isinstance(_in_time(lambda: writer.commit(etag="e", checksums={})), StoreUnavailable)
+    writer.abort()
+
+
+def test_a_part_that_is_given_up_while_the_store_hangs_ends(box: TestVolume) -> None:
+    store = _Refusing(takes=False)
+    writer = _part_writer(box, store, 30_000)
+    writer.write(bytes(10_000))
+    writer.write(bytes(10_000))
+    threading.Timer(0.05, store.go_on.set).start()
+    assert _in_time(writer.abort) is None
