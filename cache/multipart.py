@@ -211,7 +211,8 @@ class Uploads:
             raise StaleContent(f"{source.key!r} was replaced while it was copied")
         with snapshot:
             shared = not upload.store_token and not snapshot.missing(start, stop)
-            if shared and not source.inode.flags & InodeFlag.INLINE and not source.inode.is_dir:
+            inline = source.inode.flags & InodeFlag.INLINE
+            if shared and source.inode.kind == Kind.FILE and not inline:
                 return self._share_part(upload, number, source, start, stop, etag)
             writer = self.part_writer(upload, number, size_bytes=stop - start)
             try:

@@ -30,6 +30,7 @@ from cache.records import (
     Bucket,
     Inode,
     InodeFlag,
+    Kind,
     ObjectAttributes,
     WriteMode,
 )
@@ -244,7 +245,9 @@ class Objects:
         if snapshot is None or snapshot.inode.revision != source.inode.revision:
             raise StaleContent(f"{source.key!r} was replaced while it was copied")
         with snapshot:
-            whole = not snapshot.missing(0, snapshot.size)
+            # Of a symlink the bytes are its target, which is no extent to share.
+            is_file = snapshot.inode.kind == Kind.FILE
+            whole = is_file and not snapshot.missing(0, snapshot.size)
             if mode in (WriteMode.WRITE_BACK, WriteMode.TRANSIENT) and whole:
                 self._admission.admit()
                 persist = mode != WriteMode.TRANSIENT

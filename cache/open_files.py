@@ -65,17 +65,19 @@ class OpenFiles:
     def open(self, inode: int, *, write: bool) -> OpenFile:
         """The inode's OpenFile, counted; release() it once for each open. NoSuchInode,
         IsADirectory, NotPermitted in a read-only bucket."""
-        with self.index.read() as txn:
+        # Looked up under the lock: else its last user may publish and close in between, and this
+        # one would go on with what the file was before.
+        with self._lock, self.index.read() as txn:
             record = namespace.get(txn, inode)
             if record.is_dir:
                 raise IsADirectory(f"inode {inode}")
             if write and record.nlink:
                 root = namespace.bucket_of(txn, record.parent)
                 self.buckets.check_writable(self.buckets.of_root(txn, root))
-        with self._lock:
             found = self._open.get(inode)
             if found is None:
-                found = self._open[inode] = OpenFile(self, record)
+                inline = txn.get(Table.INLINE, namespace.key_bytes(inode))
+                found = self._open[inode] = OpenFile(self, record, inline or b"")
             found.users += 1
             return found
 
@@ -91,6 +93,7 @@ class OpenFiles:
             with self._lock:
                 if not file.users:
                     self._open.pop(file.inode_id, None)
+                    file.give_up()
 
     def held(self) -> set[int]:
         """Inodes that are open."""
@@ -134,7 +137,7 @@ class OpenFiles:
 class OpenFile:
     """One open inode. See the module docstring."""
 
-    def __init__(self, shared: OpenFiles, inode: Inode) -> None:
+    def __init__(self, shared: OpenFiles, inode: Inode, inline: bytes) -> None:
         self._shared = shared
         self.inode_id = inode.id
         self.users = 0
@@ -156,9 +159,7 @@ class OpenFile:
         self._ahead_stop = 0
         self._ahead = 0
         if inode.size <= INLINE_MAX and (inode.size == 0 or inode.flags & InodeFlag.INLINE):
-            with shared.index.read() as txn:
-                row = txn.get(Table.INLINE, namespace.key_bytes(inode.id))
-            self._image = bytearray(row or b"")
+            self._image = bytearray(inline)
 
     # ------------------------------------------------------------------ reading
 
@@ -397,6 +398,13 @@ class OpenFile:
             self._changed = False
             self._snapshot = None
             return inode
+
+    def give_up(self) -> None:
+        """Let go of the segments, also of what could not be published. Nobody uses it any more."""
+        self._end_run()
+        for reservation in self._reservations.values():
+            reservation.release()
+        self._reservations = {}
 
     def _final(self, extent: Extent) -> Extent:
         if extent.segment == ZEROS:

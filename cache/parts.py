@@ -23,6 +23,7 @@ class _Pump:
         self._chunks: queue.Queue[bytes | None] = queue.Queue(maxsize=2)
         self._error: BaseException | None = None
         self._cancelled = False
+        self._ended = False  # the last chunk, None, was taken from the queue
         self.tag = ""
         self._thread = threading.Thread(
             target=self._run, args=(parts, number, size_bytes), name="part", daemon=True
@@ -34,12 +35,13 @@ class _Pump:
             self.tag = parts.write_part(number, self._arriving(), size_bytes)
         except BaseException as exc:  # noqa: BLE001  the pusher raises it
             self._error = exc
-            while not self._cancelled and self._chunks.get() is not None:
-                pass  # let the pusher finish; it meets the error in the end
+            while not self._ended:  # let the pusher finish; it meets the error in the end
+                self._ended = self._chunks.get() is None
 
     def _arriving(self) -> Iterator[bytes]:
         while (chunk := self._chunks.get()) is not None:
             yield chunk
+        self._ended = True
         if self._cancelled:
             raise InvalidPart("the client broke off")
 
