@@ -1,0 +1,324 @@
+"""Multipart uploads through boto3."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import zlib
+from collections.abc import Iterator
+from itertools import count
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+from cache.records import WriteMode
+from tests.support import s3
+from tests.support.s3 import Door, serving
+from tests.test_s3_objects import code
+
+numbers = count(1)
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module", params=[WriteMode.WRITE_BACK, WriteMode.WRITE_THROUGH])
+def door(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Door]:
+    directory = tmp_path_factory.mktemp("door")
+    with serving(directory, write_mode=request.param, access_log="off") as running:
+        yield running
+
+
+@pytest.fixture
+def client(door: Door) -> Any:
+    return door.client()
+
+
+@pytest.fixture
+def bucket(door: Door) -> str:
+    return door.volume.buckets.create(f"bucket-{next(numbers)}", s3.USER).name
+
+
+class Upload:
+    """A multipart upload under way."""
+
+    def __init__(self, client: Any, bucket: str, key: str = "key", **arguments: Any) -> None:
+        self.client = client
+        self.created = client.create_multipart_upload(Bucket=bucket, Key=key, **arguments)
+        self.names = {"Bucket": bucket, "Key": key, "UploadId": self.created["UploadId"]}
+        self.parts: list[dict[str, Any]] = []
+
+    def part(self, number: int, body: bytes, **arguments: Any) -> dict[str, Any]:
+        answer: dict[str, Any] = self.client.upload_part(
+            **self.names, PartNumber=number, Body=body, **arguments
+        )
+        self.parts.append({"PartNumber": number, "ETag": answer["ETag"]})
+        return answer
+
+    def complete(self, **arguments: Any) -> dict[str, Any]:
+        answer: dict[str, Any] = self.client.complete_multipart_upload(
+            **self.names, MultipartUpload={"Parts": self.parts}, **arguments
+        )
+        return answer
+
+
+def test_an_upload(client: Any, bucket: str, door: Door) -> None:
+    bodies = [os.urandom(5 * MIB), os.urandom(6 * MIB), os.urandom(17)]
+    upload = Upload(client, bucket, ContentType="text/x", Metadata={"a": "b"})
+    assert len(upload.names["UploadId"]) == 36
+    for number, body in enumerate(bodies, start=1):
+        answer = upload.part(number * 10, body)
+        assert answer["ETag"] == f'"{hashlib.md5(body).hexdigest()}"'
+    assert code(client.get_object, Bucket=bucket, Key="key") == "NoSuchKey"
+    completed = upload.complete()
+    md5s = b"".join(hashlib.md5(body).digest() for body in bodies)
+    assert completed["ETag"] == f'"{hashlib.md5(md5s).hexdigest()}-3"'
+    assert completed["Location"].endswith(f"/{bucket}/key")
+    got = client.get_object(Bucket=bucket, Key="key")
+    assert got["Body"].read() == b"".join(bodies)
+    assert (got["ContentType"], got["Metadata"]) == ("text/x", {"a": "b"})
+    second = client.get_object(Bucket=bucket, Key="key", PartNumber=2)
+    assert (second["PartsCount"], second["Body"].read()) == (3, bodies[1])
+    assert client.head_object(Bucket=bucket, Key="key", PartNumber=3)["ContentLength"] == 17
+    assert code(client.head_object, Bucket=bucket, Key="key", PartNumber=4) == "416"
+    parts = client.get_object_attributes(
+        Bucket=bucket, Key="key", ObjectAttributes=["ObjectParts"], MaxParts=2
+    )["ObjectParts"]
+    assert parts["TotalPartsCount"] == 3
+    assert [part["Size"] for part in parts["Parts"]] == [5 * MIB, 6 * MIB]
+    assert not door.volume.uploads.list(bucket)
+
+
+def test_a_part_again_replaces_it(client: Any, bucket: str) -> None:
+    upload = Upload(client, bucket)
+    upload.part(1, b"first")
+    upload.parts.clear()
+    upload.part(1, b"second")
+    upload.complete()
+    assert client.get_object(Bucket=bucket, Key="key")["Body"].read() == b"second"
+
+
+def test_complete_again_is_answered_again(client: Any, bucket: str) -> None:
+    upload = Upload(client, bucket)
+    upload.part(1, b"body")
+    first = upload.complete()
+    assert upload.complete()["ETag"] == first["ETag"]
+    client.put_object(Bucket=bucket, Key="key", Body=b"other")
+    assert code(upload.complete) == "NoSuchUpload"
+
+
+def test_an_abort_frees_everything(client: Any, bucket: str, door: Door) -> None:
+    upload = Upload(client, bucket)
+    upload.part(1, os.urandom(MIB))
+    client.abort_multipart_upload(**upload.names)
+    assert door.is_empty(bucket)
+    assert code(client.abort_multipart_upload, **upload.names) == "NoSuchUpload"
+    assert code(client.upload_part, **upload.names, PartNumber=2, Body=b"x") == "NoSuchUpload"
+    assert code(client.list_parts, **upload.names) == "NoSuchUpload"
+    assert code(upload.complete) == "NoSuchUpload"
+
+
+def test_an_upload_belongs_to_its_key(client: Any, bucket: str) -> None:
+    upload = Upload(client, bucket)
+    other = {**upload.names, "Key": "other"}
+    assert code(client.upload_part, **other, PartNumber=1, Body=b"x") == "NoSuchUpload"
+    assert code(client.list_parts, **other) == "NoSuchUpload"
+
+
+@pytest.mark.parametrize("number", [0, -1, 10_001])
+def test_part_numbers_that_cannot_be(client: Any, bucket: str, number: int) -> None:
+    upload = Upload(client, bucket)
+    assert (
+        code(client.upload_part, **upload.names, PartNumber=number, Body=b"x") == "InvalidArgument"
+    )
+
+
+def test_lists_that_do_not_fit_the_parts(client: Any, bucket: str) -> None:
+    upload = Upload(client, bucket)
+    first, second = upload.part(1, bytes(5 * MIB)), upload.part(2, b"x")
+    one = {"PartNumber": 1, "ETag": first["ETag"]}
+    two = {"PartNumber": 2, "ETag": second["ETag"]}
+    cases = {
+        "InvalidPartOrder": [[two, one], [one, one]],
+        "InvalidPart": [[one, {"PartNumber": 3, "ETag": '"x"'}], [{**one, "ETag": '"0"'}]],
+        "MalformedXML": [[], [{"PartNumber": 1}]],
+    }
+    for expected, lists in cases.items():
+        for parts in lists:
+            upload.parts = parts
+            assert code(upload.complete) == expected
+    upload.parts = [one, two]
+    upload.complete()
+
+
+def test_parts_that_are_too_small(client: Any, bucket: str) -> None:
+    upload = Upload(client, bucket)
+    upload.part(1, bytes(5 * MIB - 1))
+    upload.part(2, b"x")
+    assert code(upload.complete) == "EntityTooSmall"
+
+
+def test_conditions(client: Any, bucket: str) -> None:
+    upload = Upload(client, bucket)
+    upload.part(1, b"x")
+    client.put_object(Bucket=bucket, Key="key", Body=b"there")
+    assert code(upload.complete, IfNoneMatch="*") == "PreconditionFailed"
+    assert code(upload.complete, IfMatch='"other"') == "PreconditionFailed"
+    etag = client.head_object(Bucket=bucket, Key="key")["ETag"]
+    upload.complete(IfMatch=etag)
+
+
+def test_the_objects_size_is_compared(client: Any, bucket: str) -> None:
+    upload = Upload(client, bucket)
+    upload.part(1, b"12345")
+    assert code(upload.complete, MpuObjectSize=6) == "InvalidRequest"
+    upload.complete(MpuObjectSize=5)
+
+
+def crc32(body: bytes) -> str:
+    return base64.b64encode(zlib.crc32(body).to_bytes(4, "big")).decode()
+
+
+def test_a_full_object_checksum(client: Any, bucket: str) -> None:
+    bodies = [os.urandom(5 * MIB), b"tail"]
+    upload = Upload(client, bucket, ChecksumAlgorithm="CRC32", ChecksumType="FULL_OBJECT")
+    for number, body in enumerate(bodies, start=1):
+        assert upload.part(number, body)["ChecksumCRC32"] == crc32(body)
+    whole = crc32(b"".join(bodies))
+    wrong = {"ChecksumCRC32": crc32(b"x"), "ChecksumType": "FULL_OBJECT"}
+    assert code(upload.complete, **wrong) == "BadDigest"
+    completed = upload.complete(ChecksumCRC32=whole, ChecksumType="FULL_OBJECT")
+    assert completed["ChecksumCRC32"] == whole
+    got = client.get_object(Bucket=bucket, Key="key", ChecksumMode="ENABLED")
+    assert (got["ChecksumType"], got["ChecksumCRC32"]) == ("FULL_OBJECT", whole)
+    assert got["Body"].read() == b"".join(bodies)
+
+
+def test_a_composite_checksum(client: Any, bucket: str) -> None:
+    bodies = [os.urandom(5 * MIB), b"tail"]
+    upload = Upload(client, bucket, ChecksumAlgorithm="SHA256")
+    assert upload.created["ChecksumType"] == "COMPOSITE"
+    for number, body in enumerate(bodies, start=1):
+        answer = upload.part(number, body, ChecksumAlgorithm="SHA256")
+        upload.parts[-1]["ChecksumSHA256"] = answer["ChecksumSHA256"]
+    raw = b"".join(hashlib.sha256(body).digest() for body in bodies)
+    whole = base64.b64encode(hashlib.sha256(raw).digest()).decode() + "-2"
+    assert upload.complete()["ChecksumSHA256"] == whole
+    assert client.head_object(Bucket=bucket, Key="key", ChecksumMode="ENABLED")[
+        "ChecksumSHA256"
+    ] == whole  # fmt: skip
+
+
+def test_checksums_that_do_not_go_together(client: Any, bucket: str) -> None:
+    create = {"Bucket": bucket, "Key": "key"}
+    for algorithm, kind in (("SHA256", "FULL_OBJECT"), ("CRC64NVME", "COMPOSITE")):
+        asked = {"ChecksumAlgorithm": algorithm, "ChecksumType": kind}
+        assert code(client.create_multipart_upload, **create, **asked) == "InvalidRequest"
+    upload = Upload(client, bucket, ChecksumAlgorithm="SHA256")
+    assert (
+        code(
+            client.upload_part,
+            **upload.names,
+            PartNumber=1,
+            Body=b"x",
+            ChecksumAlgorithm="CRC32",
+        )
+        == "InvalidRequest"
+    )
+
+
+def test_an_upload_without_a_checksum_gets_one(door: Door, bucket: str) -> None:
+    client = door.client(request_checksum_calculation="when_required")
+    upload = Upload(client, bucket)
+    upload.part(1, b"123456789")
+    upload.complete()
+    got = client.head_object(Bucket=bucket, Key="key", ChecksumMode="ENABLED")
+    assert got["ChecksumCRC64NVME"] == "rosUhgp5mIg="
+
+
+def test_pages_of_parts(client: Any, bucket: str) -> None:
+    upload = Upload(client, bucket)
+    for number in range(1, 8):
+        upload.part(number, bytes([number]))
+    seen = []
+    for page in client.get_paginator("list_parts").paginate(
+        **upload.names, PaginationConfig={"PageSize": 3}
+    ):
+        seen += [(part["PartNumber"], part["Size"]) for part in page["Parts"]]
+        assert page["Owner"]["DisplayName"] == s3.USER
+    assert seen == [(number, 1) for number in range(1, 8)]
+
+
+def test_pages_of_uploads(client: Any, bucket: str) -> None:
+    keys = ["a", "a", "a", "b/1", "b/2", "c"]
+    made = [(key, Upload(client, bucket, key).names["UploadId"]) for key in keys]
+    for size in (1, 2, 10):
+        seen = []
+        for page in client.get_paginator("list_multipart_uploads").paginate(
+            Bucket=bucket, PaginationConfig={"PageSize": size}
+        ):
+            seen += [(each["Key"], each["UploadId"]) for each in page.get("Uploads", [])]
+        assert seen == made
+    grouped = client.list_multipart_uploads(Bucket=bucket, Delimiter="/")
+    assert [each["Prefix"] for each in grouped["CommonPrefixes"]] == ["b/"]
+    assert len(grouped["Uploads"]) == 4
+    under = client.list_multipart_uploads(Bucket=bucket, Prefix="b/")
+    assert [each["Key"] for each in under["Uploads"]] == ["b/1", "b/2"]
+
+
+def test_parts_from_objects(client: Any, bucket: str) -> None:
+    body = os.urandom(12 * MIB)
+    client.put_object(Bucket=bucket, Key="source", Body=body)
+    upload = Upload(client, bucket)
+    source = {"Bucket": bucket, "Key": "source"}
+    ranges = ["bytes=0-6291455", f"bytes=6291456-{len(body) - 1}"]
+    for number, part in enumerate(ranges, start=1):
+        answer = client.upload_part_copy(
+            **upload.names, PartNumber=number, CopySource=source, CopySourceRange=part
+        )
+        etag = answer["CopyPartResult"]["ETag"]
+        first, last = (int(end) for end in part.removeprefix("bytes=").split("-"))
+        assert etag == f'"{hashlib.md5(body[first : last + 1]).hexdigest()}"'
+        upload.parts.append({"PartNumber": number, "ETag": etag})
+    whole = client.upload_part_copy(**upload.names, PartNumber=3, CopySource=source)
+    upload.parts.append({"PartNumber": 3, "ETag": whole["CopyPartResult"]["ETag"]})
+    upload.complete()
+    assert client.get_object(Bucket=bucket, Key="key")["Body"].read() == body + body
+
+
+def test_parts_from_what_is_not_there(client: Any, bucket: str) -> None:
+    client.put_object(Bucket=bucket, Key="source", Body=b"12345")
+    upload = Upload(client, bucket)
+    copy = {**upload.names, "PartNumber": 1}
+    missing = {"Bucket": bucket, "Key": "missing"}
+    assert code(client.upload_part_copy, **copy, CopySource=missing) == "NoSuchKey"
+    copy["CopySource"] = {"Bucket": bucket, "Key": "source"}
+    for part, expected in (("bytes=0-5", "InvalidRange"), ("bytes=x", "InvalidArgument")):
+        assert code(client.upload_part_copy, **copy, CopySourceRange=part) == expected
+
+
+def test_a_transfer_in_many_threads(client: Any, bucket: str) -> None:
+    import io
+
+    from boto3.s3.transfer import TransferConfig
+
+    body = os.urandom(41 * MIB)
+    config = TransferConfig(multipart_threshold=5 * MIB, multipart_chunksize=5 * MIB)
+    client.upload_fileobj(io.BytesIO(body), bucket, "key", Config=config)
+    sink = io.BytesIO()
+    client.download_fileobj(bucket, "key", sink, Config=config)
+    assert sink.getvalue() == body
+    client.copy({"Bucket": bucket, "Key": "key"}, bucket, "copy", Config=config)
+    sink = io.BytesIO()
+    client.download_fileobj(bucket, "copy", sink, Config=config)
+    assert sink.getvalue() == body
+
+
+def test_an_upload_that_never_was(client: Any, bucket: str) -> None:
+    names = {"Bucket": bucket, "Key": "key", "UploadId": "no-such-upload"}
+    with pytest.raises(ClientError, match="NoSuchUpload"):
+        client.complete_multipart_upload(
+            **names, MultipartUpload={"Parts": [{"PartNumber": 1, "ETag": "x"}]}
+        )
