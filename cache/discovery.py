@@ -95,6 +95,10 @@ class Discovery:
                 if self.is_known(txn, inode):
                     return
                 bucket, prefix = self._store_prefix(txn, inode)
+                hidden = self._is_hidden(txn, bucket, inode)
+            if hidden:
+                self._finish_hidden(directory)
+                return
             begun_ns = time.monotonic_ns()
             try:
                 seen = self._list_into(bucket, directory, prefix, first=not inode.listed_ns)
@@ -115,6 +119,23 @@ class Discovery:
         parent = directory.stored.parent if directory.stored else directory.parent
         root = namespace.bucket_of(txn, directory.parent)
         return self._buckets.of_root(txn, root), namespace.store_path_of(txn, parent, name)
+
+    @staticmethod
+    def _is_hidden(txn: Txn, bucket: Bucket, directory: Inode) -> bool:
+        """Whether what the store has at the directory's place is another's, which was renamed."""
+        if directory.id == bucket.root:
+            return False
+        stored = directory.stored
+        at = (directory.parent, directory.name) if stored is None else (stored.parent, stored.name)
+        return namespace.in_the_way(txn, Place(bucket.root, *at), directory.id) is not None
+
+    def _finish_hidden(self, directory: int) -> None:
+        """Nothing of ours is in the store yet: what the index has is all there is."""
+
+        def change(txn: Txn) -> None:
+            namespace.update(txn, namespace.get(txn, directory), listed_ns=time.time_ns())
+
+        self._index.commit(change)
 
     def _list_into(
         self, bucket: Bucket, directory: int, prefix: bytes, *, first: bool
@@ -147,12 +168,13 @@ class Discovery:
     @staticmethod
     def _detailed(store: Store, entry: StoredObject | StoredPrefix) -> StoredObject | StoredPrefix:
         """An S3 listing lacks attributes, and what is a symlink or a special file shows in those
-        only; such objects are small, so small objects are asked for one by one."""
-        if (
-            isinstance(entry, StoredObject)
-            and entry.attributes is None
-            and entry.size_bytes <= _LINK_MAX_BYTES
-        ):
+        only; such objects are small, so small objects are asked for one by one. A directory's are
+        those of its marker, which a listing hides behind its prefix."""
+        if isinstance(entry, StoredPrefix):
+            wanted = not store.capabilities.native_directories
+        else:
+            wanted = entry.attributes is None and entry.size_bytes <= _LINK_MAX_BYTES
+        if wanted:
             try:
                 return store.head(entry.key)
             except StoreNotFound:
@@ -216,6 +238,9 @@ class Discovery:
                         namespace.leave(txn, directory, name, child)
                 inode = namespace.get(txn, directory)
             namespace.update(txn, inode, listed_ns=time.time_ns())
+            if inode.nlink and inode.parent != ROOT:
+                # The last key that implied it may have gone before it was known.
+                namespace.prune(txn, namespace.bucket_of(txn, inode.parent), directory)
 
         self._commit(change)
 
@@ -242,6 +267,8 @@ class Discovery:
                 self._vanished(txn, bucket, key, asked_ns)
                 return
             directories, last = names.split_key(key)
+            if self._leads_to_ours(txn, bucket.root, directories, asked_ns):
+                return
             parent = namespace.make_directories(
                 txn,
                 bucket.root,
@@ -252,7 +279,7 @@ class Discovery:
             )
             if self._is_ours(txn, parent, last, asked_ns):
                 namespace.prune(txn, bucket.root, parent)
-            else:
+            elif namespace.in_the_way(txn, Place(bucket.root, parent, last), None) is None:
                 self.adopt(txn, Place(bucket.root, parent, last), found)
 
         if found is not None or place is not None:
@@ -273,6 +300,16 @@ class Discovery:
         self._index.commit(recorded)
         times = Counter(changes)
         self.tell_kernel([c for c in times if not first or times[c] > 1])
+
+    def _leads_to_ours(self, txn: Txn, root: int, directories: list[bytes], asked_ns: int) -> bool:
+        """Whether a directory on the way is gone here, and the store has not followed yet."""
+        parent = root
+        for name in directories:
+            dentry = names.find(txn, parent, name)
+            if dentry is None:
+                return self._is_ours(txn, parent, name, asked_ns)
+            parent = dentry.inode
+        return False
 
     def _vanished(self, txn: Txn, bucket: Bucket, key: bytes, asked_ns: int) -> None:
         place = namespace.locate(txn, bucket.root, key)
@@ -312,10 +349,12 @@ class Discovery:
         if old is None:
             namespace.enter(txn, place.parent, place.name, inode)
             return
+        # Where directories are real, every implied one is there too, and says nothing by it.
+        store = self._buckets.store(self._buckets.of_root(txn, place.bucket))
         namespace.update(
             txn,
             old,
-            explicit=True,
+            explicit=old.explicit or not store.capabilities.native_directories,
             mode=inode.mode,
             uid=inode.uid,
             gid=inode.gid,

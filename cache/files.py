@@ -108,15 +108,18 @@ class Files:
     def lookup(self, parent: int, name: bytes) -> Inode:
         """What the mount shows under a name. NoSuchKey; StoreUnavailable when only the store
         would know."""
+        learned = False
         while True:
             with self._index.read() as txn:
                 directory = namespace.require_directory(namespace.get(txn, parent))
                 found = namespace.lookup(txn, parent, name)
                 if found is not None:
                     return found[1]
-                if self._discovery.is_known(txn, directory):
+                # Learned just now counts, though a store that is down left it as old as it was.
+                if learned or self._discovery.is_known(txn, directory):
                     raise NoSuchKey(name)
             self._discovery.learn_directory(parent)
+            learned = True
 
     def position(self, name: bytes, inode: Inode) -> bytes:
         """The `after` that continues a listing behind this entry."""
@@ -124,12 +127,14 @@ class Files:
 
     def entries(self, directory: int, after: bytes, limit: int) -> list[tuple[bytes, Inode]]:
         """Names and inodes of a directory, in the order of their positions, behind `after`."""
+        learned = False
         while True:
             with self._index.read() as txn:
                 inode = namespace.require_directory(namespace.get(txn, directory))
-                if self._discovery.is_known(txn, inode):
+                if learned or self._discovery.is_known(txn, inode):
                     return self._entries(txn, directory, after, limit)
             self._discovery.learn_directory(directory)
+            learned = True
 
     @staticmethod
     def _entries(txn: Txn, directory: int, after: bytes, limit: int) -> list[tuple[bytes, Inode]]:
@@ -365,6 +370,10 @@ class Files:
         plain_second = second.name.removesuffix(b"/")
         to_second = Place(second.bucket, second.parent, plain_second + _suffix(one))
         to_first = Place(first.bucket, first.parent, plain_first + _suffix(other))
+        for to, leaving in ((to_first, first), (to_second, second)):
+            if to != leaving and names.find(txn, to.parent, to.name) is not None:
+                # Beside a directory an object may hide under the same name (namespace.lookup).
+                raise NameExists(f"{to.name!r} is taken by a hidden object")
         primary_one = (one.parent, one.name) == (first.parent, first.name)
         primary_other = (other.parent, other.name) == (second.parent, second.name)
         namespace.detach(txn, first.parent, first.name, one)

@@ -18,8 +18,9 @@ from cache.index import Index, Txn
 from cache.records import Inode, Kind
 
 T = TypeVar("T")
-_AFTER_ALL = b"\xff"
-"""Greater than any byte of UTF-8: `prefix + _AFTER_ALL` is behind every key with the prefix."""
+_AFTER_ALL = b"\xff" * 1024
+"""Names made through the mount may hold any byte; no component is as long as this, nor an S3 key:
+`prefix + _AFTER_ALL` is behind every key with the prefix."""
 _SHOWN = (Kind.FILE, Kind.DIRECTORY, Kind.SYMLINK)
 
 
@@ -63,12 +64,11 @@ class Lister:
         """See Objects.list. StoreUnavailable when a directory is unknown and stays so."""
         entries: list[T | CommonPrefix] = []
         last = after
+        walk = _Walk(self._discovery, directories)
         while True:
             try:
                 with self._index.read() as txn:
-                    for key, inode in self._walk_grouped(
-                        txn, root, prefix, delimiter, last, directories
-                    ):
+                    for key, inode in walk.grouped(txn, root, prefix, delimiter, last):
                         if len(entries) >= limit:
                             return Listing(entries, truncated=limit > 0, last=last)
                         entries.append(CommonPrefix(key) if inode is None else make(key, inode))
@@ -76,23 +76,28 @@ class Lister:
                 return Listing(entries, truncated=False, last=last)
             except _Unknown as unknown:
                 self._discovery.learn_directory(unknown.directory)
+                walk.learned.add(unknown.directory)
 
-    def _walk_grouped(
-        self,
-        txn: Txn,
-        root: int,
-        prefix: bytes,
-        delimiter: bytes,
-        after: bytes,
-        directories: bool,
+
+class _Walk:
+    """One listing's way over the tree. What it had to learn counts as known to its end: else a
+    bucket that is revalidated `always` would be stale again before the last directory came."""
+
+    def __init__(self, discovery: Discovery, directories: bool) -> None:
+        self._discovery = discovery
+        self._directories = directories
+        self.learned: set[int] = set()
+
+    def grouped(
+        self, txn: Txn, root: int, prefix: bytes, delimiter: bytes, after: bytes
     ) -> Iterator[tuple[bytes, Inode | None]]:
         """Yield (key, inode), and (common prefix, None)."""
         if delimiter in (b"", b"/"):
-            yield from self._walk_from(txn, root, prefix, after, bool(delimiter), directories)
+            yield from self._walk_from(txn, root, prefix, after, bool(delimiter))
             return
         after = _behind_group(after, prefix, delimiter)
         while True:
-            for key, inode in self._walk_from(txn, root, prefix, after, False, directories):
+            for key, inode in self._walk_from(txn, root, prefix, after, False):
                 cut = key.find(delimiter, len(prefix))
                 if cut >= 0:
                     group = key[: cut + len(delimiter)]
@@ -110,7 +115,6 @@ class Lister:
         prefix: bytes,
         after: bytes,
         delimited: bool,
-        directories: bool,
     ) -> Iterator[tuple[bytes, Inode | None]]:
         base = prefix[: prefix.rfind(b"/") + 1]
         partial = prefix[len(base) :]
@@ -124,9 +128,12 @@ class Lister:
         else:
             relative = b""
         inode = namespace.get(txn, directory)
-        if base and not partial and after < base and (inode.explicit or directories):
+        if base and not partial and after < base and self._shows(inode):
             yield base, inode
-        yield from self._walk(txn, inode, base, relative, partial, delimited, directories)
+        yield from self._walk(txn, inode, base, relative, partial, delimited)
+
+    def _shows(self, directory: Inode) -> bool:
+        return directory.explicit or self._directories
 
     def _descend(self, txn: Txn, root: int, base: bytes) -> int | None:
         directory = root
@@ -139,7 +146,7 @@ class Lister:
         return directory
 
     def _require_known(self, txn: Txn, directory: Inode) -> None:
-        if not self._discovery.is_known(txn, directory):
+        if directory.id not in self.learned and not self._discovery.is_known(txn, directory):
             raise _Unknown(directory.id)
 
     def _walk(
@@ -150,7 +157,6 @@ class Lister:
         after: bytes,
         partial: bytes,
         delimited: bool,
-        directories: bool,
     ) -> Iterator[tuple[bytes, Inode | None]]:
         """Names of one directory that begin with `partial`, and what is below them, from behind
         `after` (relative to it)."""
@@ -170,11 +176,9 @@ class Lister:
                     yield path + name, None
                 continue
             inode = namespace.get(txn, dentry.inode)
-            if not inside and (inode.explicit or directories):
+            if not inside and self._shows(inode):
                 yield path + name, inode
-            yield from self._walk(
-                txn, inode, path + name, rest if inside else b"", b"", delimited, directories
-            )
+            yield from self._walk(txn, inode, path + name, rest if inside else b"", b"", delimited)
 
 
 def _behind_group(after: bytes, prefix: bytes, delimiter: bytes) -> bytes:

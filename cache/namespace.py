@@ -199,6 +199,25 @@ def store_owner(txn: Txn, root: int, key: bytes) -> int | None:
     return node
 
 
+def in_the_way(txn: Txn, place: Place, own: int | None) -> int | None:
+    """The first inode whose bytes in the store still lie at this place, or at a directory on the
+    way to it, although its name is elsewhere by now: what the store has there is not the place's.
+    own: the inode that has the place's name."""
+    above = get(txn, place.parent)
+    steps = [(place.parent, place.name, own)]
+    while above.id != place.bucket:
+        if above.stored is None:
+            steps.append((above.parent, above.name, above.id))
+        else:
+            steps.append((above.stored.parent, above.stored.name, above.id))
+        above = get(txn, steps[-1][0])
+    for parent, name, expected in reversed(steps):
+        away = dirty.away_at(txn, parent, name)
+        if away is not None and away != expected:
+            return away
+    return None
+
+
 def bucket_of(txn: Txn, parent: int) -> int:
     return path_of(txn, parent, b"")[0]
 
@@ -336,6 +355,8 @@ def prune(txn: Txn, bucket: int, directory: int) -> None:
         # Without a link it was pruned before: the persister comes by again, behind the store.
         if inode.explicit or not inode.nlink or not names.is_empty(txn, directory):
             return
+        if not inode.listed_ns:
+            return  # the store may have more below it that nobody asked for yet
         above, name = inode.parent, inode.name
         leave(txn, above, name, inode)
         # On a store with real directories the empty one must go too.

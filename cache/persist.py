@@ -21,6 +21,7 @@ client (write_through).
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import time
 from collections.abc import Iterator
@@ -43,10 +44,11 @@ from cache.errors import (
     StoreUnavailable,
 )
 from cache.fetch import Fetcher
-from cache.index import Index, Txn
+from cache.index import Index, Table, Txn
 from cache.locks import NodeLocks
 from cache.namespace import Place
 from cache.records import (
+    ROOT,
     Inode,
     InodeFlag,
     Kind,
@@ -214,7 +216,7 @@ class Persister:
             attributes=namespace.NO_ATTRIBUTES
             if inode is None
             else namespace.object_attributes(txn, inode),
-            foreign=self._foreign(txn, place, inode),
+            foreign=namespace.in_the_way(txn, place, None if inode is None else inode.id),
             owned=namespace.store_owner(txn, place.bucket, key) is not None,
             stepping=None if inode is None else self._stepping(txn, place.bucket, inode),
         )
@@ -225,24 +227,6 @@ class Persister:
         if inode.stored is None or inode.stored.name == _aside(inode):
             return None
         return inode.id if dirty.away_at(txn, root, _aside(inode)) == inode.id else None
-
-    @staticmethod
-    def _foreign(txn: Txn, place: Place, inode: Inode | None) -> int | None:
-        """The first inode that is away at this place or at a directory on its way."""
-        above = namespace.get(txn, place.parent)
-        steps = [(place.parent, place.name, None if inode is None else inode.id)]
-        while above.id != place.bucket:
-            if above.stored is None:
-                steps.append((above.parent, above.name, above.id))
-                above = namespace.get(txn, above.parent)
-            else:
-                steps.append((above.stored.parent, above.stored.name, above.id))
-                above = namespace.get(txn, above.stored.parent)
-        for parent, name, own in reversed(steps):
-            away = dirty.away_at(txn, parent, name)
-            if away is not None and away != own:
-                return away
-        return None
 
     def _still(self, task: _Task) -> bool:
         """Whether what was seen before the lock was taken still holds."""
@@ -377,7 +361,7 @@ class Persister:
             return self._finish(task, inode, self._follow(task, inode))
         assert inode.stored is not None
         if inode.stored.attributes_revision != inode.attributes_revision:
-            return self._finish(task, inode, self._change_attributes(task, inode))
+            return self._change_attributes(task, inode)
         return self._verify(task, inode)
 
     def _remove(self, task: _Task) -> bool:
@@ -403,6 +387,7 @@ class Persister:
             namespace.prune(txn, place.bucket, place.parent)
 
         self._index.commit(change, grows=False)
+        self._look_for_more(task.place.parent)
         return True
 
     def _verify(self, task: _Task, inode: Inode) -> bool:
@@ -426,9 +411,13 @@ class Persister:
         if not inode.explicit and not task.store.capabilities.native_directories:
             self._clear(task)
             return True
-        if is_dirty(inode) or (
-            inode.stored is not None
-            and inode.stored.attributes_revision != inode.attributes_revision
+        if (
+            is_dirty(inode)
+            or (
+                inode.stored is not None
+                and inode.stored.attributes_revision != inode.attributes_revision
+            )
+            or (inode.explicit and task.store.capabilities.native_directories)
         ):
             found = task.store.put(task.key, (), 0, stored_attributes(inode, task.attributes))
             return self._finish(task, inode, found)
@@ -480,16 +469,15 @@ class Persister:
 
     def _upload_checked(self, task: _Task, inode: Inode) -> StoredObject:
         """Upload unless others changed the object; then keep theirs beside, and upload."""
-        at_home = inode.stored is not None and not self._has_moved(task)
-        if task.base:
-            expected: str | None = task.base
-        elif at_home and inode.stored is not None:
-            expected = inode.stored.version
+        if inode.stored is not None and not self._has_moved(task):
+            expected: str | None = inode.stored.version  # newer than what the entry may know
+        elif task.base:
+            expected = task.base
         else:
             expected = self._expect_new(task)
         try:
             return self._upload(task, inode, expected)
-        except StoreChanged:
+        except (StoreChanged, StaleContent) as exc:
             try:
                 theirs = task.store.head(task.key)
             except StoreNotFound:
@@ -500,6 +488,8 @@ class Persister:
                 return task.store.set_attributes(
                     task.key, stored_attributes(inode, task.attributes), expected=theirs.version
                 )
+            if isinstance(exc, StaleContent):
+                raise  # bytes that were never cached, and that the store has no more
             aside = LOST_AND_FOUND + task.key + b"." + theirs.version.strip('"').encode()[:40]
             log.error("conflict: %r was changed by others; theirs is kept as %r", task.key, aside)
             task.store.copy(
@@ -557,9 +547,7 @@ class Persister:
             old = namespace.store_path_of(txn, inode.stored.parent, inode.stored.name)
         try:
             if task.store.capabilities.native_rename:
-                found = task.store.rename(old, task.key)
-                if found is not None:
-                    return found
+                return self._rename(task, inode, old)
             return task.store.copy(
                 old,
                 inode.stored.version,
@@ -573,16 +561,72 @@ class Persister:
             except StaleContent as stale:
                 raise StoreChanged(f"{old!r} was changed by others and is not cached") from stale
 
-    def _change_attributes(self, task: _Task, inode: Inode) -> StoredObject:
+    def _rename(self, task: _Task, inode: Inode, old: bytes) -> StoredObject:
+        """The file that a clean inode is moves in one step, with the attributes that changed."""
         assert inode.stored is not None
+        attributes = stored_attributes(inode, task.attributes)
         try:
-            return task.store.set_attributes(
-                task.key,
-                stored_attributes(inode, task.attributes),
-                expected=inode.stored.version,
-            )
-        except (StoreNotFound, StoreChanged):
-            return self._upload_checked(task, inode)
+            there = task.store.head(old)
+        except StoreNotFound:
+            # Killed between the store's answer and our own note of it?
+            there = task.store.head(task.key)
+            if not self._looks_like(inode, there):
+                raise
+            return task.store.set_attributes(task.key, attributes, expected=there.version)
+        if there.version != inode.stored.version:
+            raise StoreChanged(f"{old!r} is {there.version}, not {inode.stored.version}")
+        found = task.store.rename(old, task.key)
+        assert found is not None, "only the rename of a directory has no answer"
+        if inode.stored.attributes_revision != inode.attributes_revision:
+            found = task.store.set_attributes(task.key, attributes, expected=found.version)
+        return found
+
+    def _looks_like(self, inode: Inode, found: StoredObject) -> bool:
+        """Whether an object where a clean inode was to go is that inode's: others than we leave
+        no ETag with a file, which then is known by its size and time."""
+        if self._is_ours(inode, found):
+            return True
+        attributes = found.attributes
+        return (
+            attributes is not None
+            and attributes.s3_etag is None
+            and (attributes.kind, found.size_bytes, attributes.mtime_ns)
+            == (inode.kind, inode.size, inode.mtime_ns)
+        )
+
+    def _change_attributes(self, task: _Task, inode: Inode) -> bool:
+        assert inode.stored is not None
+        attributes = stored_attributes(inode, task.attributes)
+        try:
+            found = task.store.set_attributes(task.key, attributes, expected=inode.stored.version)
+        except StoreNotFound:
+            found = self._upload_checked(task, inode)
+        except StoreChanged:
+            theirs = task.store.head(task.key)
+            if not self._is_ours(inode, theirs):
+                return self._take_theirs(task, inode, theirs)
+            found = task.store.set_attributes(task.key, attributes, expected=theirs.version)
+        return self._finish(task, inode, found)
+
+    def _take_theirs(self, task: _Task, inode: Inode, theirs: StoredObject) -> bool:
+        """Others changed the bytes of a file of which we have other permissions only (or we were
+        killed after we gave it those): their bytes, our permissions."""
+        attributes = dataclasses.replace(
+            theirs.attributes or StoredAttributes(),
+            mode=inode.mode,
+            uid=inode.uid,
+            gid=inode.gid,
+        )
+        task.store.set_attributes(task.key, attributes, expected=theirs.version)
+        found = task.store.head(task.key)
+
+        def change(txn: Txn) -> None:
+            place = task.place
+            if dirty.clear(txn, place.parent, place.name, task.touched):
+                self._discovery.adopt(txn, place, found)
+
+        self._index.commit(change)
+        return True
 
     def _finish(self, task: _Task, seen: Inode, found: StoredObject) -> bool:
         """Note what the store has now. True if that is what the index has too."""
@@ -614,6 +658,8 @@ class Persister:
                 namespace.update(txn, inode, stored=stored)
                 return False
             namespace.update(txn, inode, stored=stored)
+            if not seen.is_dir or seen.stored is None or self._has_moved(task):
+                self._mark_above(txn, task)
             same = (inode.revision, inode.attributes_revision) == (
                 seen.revision,
                 seen.attributes_revision,
@@ -633,8 +679,40 @@ class Persister:
                 # A write that failed may have left implicit directories for its key.
                 namespace.prune(txn, place.bucket, place.parent)
                 self._follow_up(txn, place)
+            if task.inode is None or not task.inode.is_dir:
+                self._mark_above(txn, task)
 
         self._index.commit(change, grows=False)
+        if task.inode is None:
+            self._look_for_more(place.parent)
+
+    @staticmethod
+    def _mark_above(txn: Txn, task: _Task) -> None:
+        """What is put into a real directory, or taken out, changes its time in the store; that may
+        have been set here before, and has to be set there again."""
+        if not task.store.capabilities.native_directories:
+            return
+        key = namespace.key_bytes(task.place.parent)
+        above = txn.record(Table.INODES, key, Inode)
+        if above is not None and above.explicit and above.nlink and above.parent not in (0, ROOT):
+            namespace.mark(txn, Place(task.place.bucket, above.parent, above.name), 0)
+
+    def _look_for_more(self, directory: int) -> None:
+        """An implicit directory lost the last key that we know of, and nobody ever asked the store
+        what else it has: ask, so that it goes, or shows what keeps it."""
+        with self._index.read() as txn:
+            inode = txn.record(Table.INODES, namespace.key_bytes(directory), Inode)
+            unsure = (
+                inode is not None
+                and not inode.explicit
+                and not inode.listed_ns
+                and inode.nlink
+                and names.is_empty(txn, directory)
+            )
+        if unsure:
+            # No answer: it stays, empty, until somebody looks into it.
+            with contextlib.suppress(StoreUnavailable):
+                self._discovery.learn_directory(directory)
 
     @staticmethod
     def _follow_up(txn: Txn, place: Place) -> None:
