@@ -219,8 +219,14 @@ class Index:
     @contextlib.contextmanager
     def read(self) -> Iterator[Txn]:
         """A snapshot. Keep it short: it pins every page that is replaced meanwhile."""
-        with self._env.begin() as raw:
-            yield Txn(raw, self._tables)
+        txn = Txn(self._env.begin(), self._tables)
+        try:
+            with txn._raw:
+                yield txn
+        finally:
+            # Its reader slot is free once the object is gone, and tracebacks keep the Txn alive:
+            # a storm of errors would take all slots of the node.
+            del txn._raw
 
     def commit(
         self,
