@@ -11,11 +11,19 @@ from typing import Any, cast
 
 import pytest
 
-from cache import extents
-from cache.errors import ExtentCorrupt, StoreUnavailable
+from cache import extents, namespace
+from cache.errors import (
+    ExtentCorrupt,
+    NoSuchInode,
+    StaleContent,
+    StoreChanged,
+    StoreUnavailable,
+)
+from cache.namespace import Place
 from cache.parts import PartWriter
 from cache.records import Extent, Kind, ObjectAttributes, Part
 from cache.stores.base import PartUpload
+from tests.support.fault_store import no_fault
 from tests.support.volume import BUCKET, TestVolume, box, some_bytes, through
 
 __all__ = ["box", "through"]
@@ -162,3 +170,115 @@ def test_a_part_that_is_given_up_while_the_store_hangs_ends(box: TestVolume) -> 
     writer.write(bytes(10_000))
     threading.Timer(0.05, store.go_on.set).start()
     assert _in_time(writer.abort) is None
+
+
+# ------------------------------------------------------------------------------------ persisting
+
+
+def killed_after(box: TestVolume, operation: str, path: bytes) -> None:
+    """The persister works on a name and dies between the store's answer and its own note of it."""
+
+    def dies(done: str, key: bytes) -> None:
+        if done == operation:
+            raise Killed
+
+    box.store.after = dies
+    with pytest.raises(Killed):
+        box.volume.persister.persist(Place(box.root, *box.parent_of(path)))
+    box.store.after = no_fault
+
+
+def test_an_append_to_what_is_not_cached_survives_a_kill_behind_its_upload(
+    box: TestVolume,
+) -> None:
+    data = some_bytes(300_000)
+    box.put(b"x", data)
+    box.drain()
+    box.evict()
+    box.write(b"x", b"tail", start=len(data))
+    killed_after(box, "put", b"x")
+    box.evict()
+    box.drain()
+    assert box.get(b"x") == data + b"tail"
+    assert list(box.stored()) == [b"x"]
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_a_rename_of_what_is_not_cached_survives_a_kill_behind_it(
+    box: TestVolume, ours: bool
+) -> None:
+    data = some_bytes(300_000)
+    if ours:
+        box.put(b"x", data)
+        box.drain()
+        box.evict()
+    else:
+        (box.store_dir / "x").write_bytes(data)
+        assert box.names() == [b"x"]
+    box.rename(b"x", b"y")
+    killed_after(box, "rename", b"y")
+    box.drain()
+    assert box.get(b"y") == data
+
+
+def test_new_permissions_go_along_with_a_rename(box: TestVolume) -> None:
+    box.put(b"x", b"1")
+    box.drain()
+    box.chmod(b"x", 0o600)
+    box.rename(b"x", b"y")
+    box.drain()
+    attributes = box.store.head(b"y").attributes
+    assert attributes is not None
+    assert attributes.mode == 0o600
+
+
+def test_a_rename_does_not_take_for_its_own_what_others_put_there(box: TestVolume) -> None:
+    data = some_bytes(300_000)
+    box.put(b"x", data)
+    box.drain()
+    box.evict()
+    box.get(b"x", 0, 1000)  # a part of it is cached
+    box.rename(b"x", b"y")
+    (box.store_dir / "x").write_bytes(b"z" * len(data))
+    with pytest.raises(StoreChanged):
+        box.volume.persister.persist(Place(box.root, box.root, b"y"))
+    with pytest.raises(StaleContent):
+        box.get(b"y")
+
+
+def test_new_permissions_survive_a_kill_behind_them(box: TestVolume) -> None:
+    data = some_bytes(300_000)
+    (box.store_dir / "x").write_bytes(data)
+    assert box.names() == [b"x"]
+    box.chmod(b"x", 0o600)
+    killed_after(box, "set_attributes", b"x")
+    box.drain()
+    assert box.get(b"x") == data
+    assert box.inode(b"x").mode == 0o600
+
+
+def test_writes_during_two_uploads_are_no_conflict(box: TestVolume) -> None:
+    box.put(b"x", b"1" * 9000)
+    box.drain()
+    box.put(b"x", b"2" * 9000)
+    writes = [(b"3", 10), (b"4", 20)]
+
+    def write(operation: str, key: bytes) -> None:
+        if operation == "put" and writes:
+            data, start = writes.pop()
+            box.write(b"x", data, start=start)
+
+    box.store.before = write
+    box.drain()
+    assert list(box.stored()) == [b"x"]
+    assert box.stored_bytes(b"x") == box.get(b"x")
+
+
+def test_errors_that_are_kept_hold_no_reader_slots(box: TestVolume) -> None:
+    index = box.volume.index
+    kept = []
+    for _ in range(100):
+        with pytest.raises(NoSuchInode) as caught, index.read() as txn:
+            namespace.get(txn, 1 << 40)
+        kept.append(caught.value)
+    assert index._env.info()["num_readers"] < 100
