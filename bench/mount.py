@@ -23,18 +23,7 @@ _fresh = count()
 def contenders(work: Path) -> Iterator[dict[str, Path]]:
     with ExitStack() as stack:
         node = stack.enter_context(
-            running_node(
-                work / "forebay",
-                cache={"capacity_bytes": "8GiB", "segment_bytes": None, "index_bytes": "4GiB"},
-                stores={
-                    "main": {
-                        "type": "posix",
-                        "path": str(work / "forebay" / "store"),
-                        "creatable": True,
-                        "write_mode": "write_back",
-                    }
-                },
-            )
+            running_node(work / "forebay", **servers.node_settings(work / "forebay"))
         )
         assert node.mount is not None
         (node.mount / "bucket").mkdir()

@@ -53,15 +53,7 @@ def contenders(work: Path, gateways: int) -> Iterator[dict[str, Contender]]:
         node = stack.enter_context(
             running_node(
                 work / "forebay",
-                cache={"capacity_bytes": "8GiB", "segment_bytes": None, "index_bytes": "4GiB"},
-                stores={
-                    "main": {
-                        "type": "posix",
-                        "path": str(work / "forebay" / "store"),
-                        "creatable": True,
-                        "write_mode": "write_back",
-                    }
-                },
+                **servers.node_settings(work / "forebay"),
                 auth={"mode": "sigv4"},
                 node={"gateways": gateways},
                 mount=None,

@@ -15,6 +15,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 BIN = Path(sys.executable).parent
 DEADLINE_S = 20.0
@@ -31,6 +32,15 @@ http {{
   }}
 }}
 """
+
+
+def node_settings(directory: Path) -> dict[str, Any]:
+    """Of the node that is measured: write_back into a large cache, over a directory."""
+    store = {"type": "posix", "path": str(directory / "store"), "creatable": True}
+    return {
+        "cache": {"capacity_bytes": "8GiB", "segment_bytes": None, "index_bytes": "4GiB"},
+        "stores": {"main": store | {"write_mode": "write_back"}},
+    }
 
 
 def free_port() -> int:

@@ -71,26 +71,27 @@ class Objects:
 
     def get_now(self, bucket: str, key: bytes) -> Object | None:
         """As get, from the index alone and without blocking; None when the store must be asked."""
-        namespace.check_key(key)
         with self._index.read() as txn:
-            record = self._buckets.find(txn, bucket)
-            found = find(txn, record, key)
-            if not self._settled(txn, record, key, found):
-                return None
+            return self._find_settled(txn, bucket, key)
+
+    def _find_settled(self, txn: Txn, bucket: str, key: bytes) -> Object | None:
+        """What the index has under a key; None when the store must be asked. NoSuchKey when it
+        must not."""
+        namespace.check_key(key)
+        record = self._buckets.find(txn, bucket)
+        found = find(txn, record, key)
+        if not self._settled(txn, record, key, found):
+            return None
         if found is None:
             raise NoSuchKey(key)
         return found
 
     def open_now(self, bucket: str, key: bytes) -> tuple[Object, Snapshot] | None:
         """As open, from the index alone and without blocking; None when it cannot be."""
-        namespace.check_key(key)
         with self._index.read() as txn:
-            record = self._buckets.find(txn, bucket)
-            found = find(txn, record, key)
-            if not self._settled(txn, record, key, found):
-                return None
+            found = self._find_settled(txn, bucket, key)
             if found is None:
-                raise NoSuchKey(key)
+                return None
             try:
                 return found, self._contents.snapshot(txn, found.inode)
             except FileNotFoundError:
