@@ -6,8 +6,12 @@ that the very next stat through the mount sees it, though the mount's timeouts a
 No listener means no mount, and so no kernel cache: nothing to wait for. A mount listens before
 it mounts.
 
-Messages are msgpack lists of (parent, name, inode), framed by a 4-byte length; the answer is one
-byte. A connection is used by one thread at a time.
+The mount is warned before the commit and told after it: a process that is killed in between leaves
+a warning whose connection ends, upon which the mount forgets as well. Else its kernel would believe
+for ever what was true before.
+
+Messages are msgpack lists of (parent, name, inode), framed by a 4-byte length, then one byte once
+they are committed; the answer is one byte. A connection is used by one thread at a time.
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ import msgspec
 log = logging.getLogger(__name__)
 
 FORGET_TIMEOUT_S = 1.0
+_COMMITTED = b"\x05"
 _DONE = b"\x06"
 
 
@@ -38,16 +43,46 @@ class Change(NamedTuple):
     inode: int
 
 
+class Notice(Protocol):
+    """What one commit has to say to the mount; one thread at a time. End it by confirm() or
+    withdraw()."""
+
+    def warn(self, changes: Sequence[Change]) -> None:
+        """Before the commit. Never blocks."""
+
+    def confirm(self) -> None:
+        """After the commit: return when no kernel holds the old state any more, or the wait was
+        given up."""
+
+    def withdraw(self) -> None:
+        """Nothing was committed, or nothing that matters to a kernel."""
+
+
 class ChangeSink(Protocol):
+    def notice(self) -> Notice:
+        """For the next commit. Blocks for a connection at the most."""
+
     def forget(self, changes: Sequence[Change]) -> None:
         """Return when no kernel holds the old state any more, or the wait was given up."""
 
 
 class _Nobody:
     """The sink where no other process has a mount, and of the mount itself: the kernel knows
-    what it asked for."""
+    what it asked for. Its own notice: it has nothing to remember."""
+
+    def notice(self) -> Notice:
+        return self
 
     def forget(self, changes: Sequence[Change]) -> None:
+        return
+
+    def warn(self, changes: Sequence[Change]) -> None:
+        return
+
+    def confirm(self) -> None:
+        return
+
+    def withdraw(self) -> None:
         return
 
 
@@ -73,34 +108,51 @@ class ChangeSender:
         self._on_timeout = on_timeout
         self._idle: queue.SimpleQueue[socket.socket] = queue.SimpleQueue()
 
+    def notice(self) -> Notice:
+        return _Notice(self, self._idle_or_new()[0])
+
     def forget(self, changes: Sequence[Change]) -> None:
-        message = msgspec.msgpack.encode([tuple(change) for change in changes])
-        frame = len(message).to_bytes(4, "big") + message
         reused = True
         while reused:
-            try:
-                connection = self._idle.get_nowait()
-            except queue.Empty:
-                reused = False
-                try:
-                    connection = self._connect()
-                except OSError:
-                    return  # nobody listens: there is no mount
-            try:
-                connection.sendall(frame)
-                answer = connection.recv(1)
-            except TimeoutError:
-                connection.close()
-                self._on_timeout()
-                log.warning("the mount did not confirm %d changes in time", len(changes))
-                return
-            except OSError:
-                answer = b""
-            if answer == _DONE:
-                self._idle.put(connection)
+            connection, reused = self._idle_or_new()
+            if connection is None:
+                return  # nobody listens: there is no mount
+            if self.ask(connection, _frame(changes) + _COMMITTED):
                 return
             # The mount that this connection led to is gone; a new one may listen already.
+
+    def ask(self, connection: socket.socket, message: bytes) -> bool:
+        """Send, and wait for the answer; False if the mount is gone. The connection is not the
+        caller's any more."""
+        try:
+            connection.sendall(message)
+            answer = connection.recv(1)
+        except TimeoutError:
             connection.close()
+            self._on_timeout()
+            log.warning("the mount did not confirm in time that it forgot what was changed")
+            return True
+        except OSError:
+            answer = b""
+        if answer == _DONE:
+            self.keep(connection)
+            return True
+        connection.close()
+        return False
+
+    def keep(self, connection: socket.socket) -> None:
+        """For the next one who has something to say."""
+        self._idle.put(connection)
+
+    def _idle_or_new(self) -> tuple[socket.socket | None, bool]:
+        """A connection, and whether it was used before; None: nobody listens."""
+        try:
+            return self._idle.get_nowait(), True
+        except queue.Empty:
+            try:
+                return self._connect(), False
+            except OSError:
+                return None, False
 
     def _connect(self) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -112,6 +164,49 @@ class ChangeSender:
             connection.close()
             raise
         return connection
+
+
+class _Notice:
+    def __init__(self, sender: ChangeSender, connection: socket.socket | None) -> None:
+        self._sender = sender
+        self._connection = connection
+        self._warned = False
+        self._changes: Sequence[Change] = ()
+
+    def warn(self, changes: Sequence[Change]) -> None:
+        self._changes = changes
+        if self._connection is None:
+            return
+        frame = _frame(changes)
+        try:
+            # Not send(): with a timeout that waits for room. The buffer of a connection on which
+            # everything was answered is empty; what does not fit is told after the commit only.
+            self._warned = os.write(self._connection.fileno(), frame) == len(frame)
+        except OSError:
+            self._warned = False
+        if not self._warned:
+            self._connection.close()
+            self._connection = None
+
+    def confirm(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is None or not self._sender.ask(connection, _COMMITTED):
+            # There was no mount, or it is gone; a new one may have looked before the commit.
+            self._sender.forget(self._changes)
+
+    def withdraw(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        if self._warned:
+            connection.close()
+        else:
+            self._sender.keep(connection)
+
+
+def _frame(changes: Sequence[Change]) -> bytes:
+    message = msgspec.msgpack.encode([tuple(change) for change in changes])
+    return len(message).to_bytes(4, "big") + message
 
 
 class ChangeListener:
@@ -158,8 +253,13 @@ class ChangeListener:
     def _serve(self, connection: socket.socket) -> None:
         with connection, connection.makefile("rb") as stream:
             while header := stream.read(4):
-                message = stream.read(int.from_bytes(header, "big"))
+                length = int.from_bytes(header, "big")
+                message = stream.read(length)
+                if len(message) < length:
+                    return  # it died in mid-word, and so before its commit
                 changes = msgspec.msgpack.decode(message, type=list[Change])
+                # End of file instead: it died, and nobody knows whether behind its commit.
+                stream.read(1)
                 try:
                     self._forget(changes)
                 except Exception:

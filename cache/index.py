@@ -157,17 +157,17 @@ class _Batch:
 
     def __init__(self) -> None:
         self.changes: list[changes.Change] = []
+        self.notice: changes.Notice | None = None  # of a commit that the mount was warned of
         self._lock = threading.Lock()
-        self._announced = False
 
-    def announce(self, sink: changes.ChangeSink) -> None:
+    def announce(self) -> None:
         """Tell the mount once for the whole batch; every member waits until it is done."""
-        if not self.changes:
+        if self.notice is None:
             return
         with self._lock:
-            if not self._announced:
-                sink.forget(list(dict.fromkeys(self.changes)))
-                self._announced = True
+            if self.notice is not None:
+                self.notice.confirm()
+                self.notice = None
 
 
 class Index:
@@ -249,7 +249,7 @@ class Index:
             if request.batch is None:
                 self._commit_waiting()
         assert request.batch is not None
-        request.batch.announce(self._sink)
+        request.batch.announce()
         if request.error is not None:
             raise request.error
         return request.result
@@ -275,6 +275,7 @@ class Index:
                 request.error = request.error or error
 
     def _commit_ready(self, ready: list[_Request[object]], batch: _Batch) -> None:
+        notice = self._sink.notice()
         raw = self._env.begin(write=True)
         try:
             full = self._is_full(raw)
@@ -282,11 +283,23 @@ class Index:
                 self._apply(raw, request, alone=len(ready) == 1, full=full, batch=batch)
         except BaseException:
             raw.abort()
+            notice.withdraw()
             raise
-        if all(request.error is not None for request in ready):
-            raw.abort()
+        try:
+            if all(request.error is not None for request in ready):
+                raw.abort()
+            else:
+                if batch.changes:
+                    # Before, not after: we may be killed behind the commit (cache/changes.py).
+                    notice.warn(list(dict.fromkeys(batch.changes)))
+                raw.commit()
+        except BaseException:
+            notice.withdraw()
+            raise
+        if batch.changes:
+            batch.notice = notice
         else:
-            raw.commit()
+            notice.withdraw()
 
     @staticmethod
     def _sync_segments(requests: list[_Request[object]]) -> list[_Request[object]]:
