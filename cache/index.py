@@ -123,6 +123,12 @@ class Txn:
     def count(self, table: Table) -> int:
         return int(self._raw.stat(self._tables[table])["entries"])
 
+    def close(self) -> None:
+        """End a read transaction. Its reader slot is free once LMDB's object is gone, and a
+        traceback keeps the Txn: a storm of errors would else take all the slots of the node."""
+        self._raw.abort()
+        del self._raw
+
     def used_bytes(self) -> int:
         """Bytes of the map in use by live pages, the free list left out."""
         pages = 0
@@ -221,12 +227,9 @@ class Index:
         """A snapshot. Keep it short: it pins every page that is replaced meanwhile."""
         txn = Txn(self._env.begin(), self._tables)
         try:
-            with txn._raw:
-                yield txn
+            yield txn
         finally:
-            # Its reader slot is free once the object is gone, and tracebacks keep the Txn alive:
-            # a storm of errors would take all slots of the node.
-            del txn._raw
+            txn.close()
 
     def commit(
         self,
