@@ -7,10 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cache import namespace
 from cache.errors import NoSuchKey, StoreUnavailable
-from cache.index import Table, Txn
-from cache.records import Inode, Kind, WriteMode, unpack
+from cache.records import Kind, WriteMode
 from cache.stores.base import StoredAttributes
 from tests.support.fault_store import no_fault, unavailable
 from tests.support.volume import BUCKET, TestVolume, box, some_bytes
@@ -37,18 +35,6 @@ def make(tmp_path: Path) -> Iterator[Make]:
 
 def foreign_put(volume: TestVolume, key: bytes, data: bytes) -> None:
     volume.store.store.put(key, [data] if data else [], len(data), StoredAttributes())
-
-
-def age(volume: TestVolume) -> None:
-    """As if every listing and check had been long ago."""
-
-    def change(txn: Txn) -> None:
-        for _, value in list(txn.scan(Table.INODES)):
-            inode = unpack(value, Inode)
-            if inode.is_dir and inode.listed_ns and inode.id != 1:
-                namespace.update(txn, inode, listed_ns=1)
-
-    volume.volume.index.commit(change)
 
 
 def test_an_unknown_directory_asks_the_store_once(box: TestVolume) -> None:
@@ -92,7 +78,7 @@ def test_no_answer_is_an_error_for_what_is_unknown_and_never_a_deletion(make: Ma
     assert box.listed() == [b"d/a"]
     assert box.names(b"d") == [b"a"]
     box.store.before = unavailable
-    age(box)
+    box.age()
     assert box.get(b"d/a") == b"x"
     assert box.names(b"d") == [b"a"]
     assert box.listed() == [b"d/a"]
@@ -126,7 +112,7 @@ def test_a_changed_object_gets_a_new_inode(make: Make, revalidate: str) -> None:
     foreign_put(box, b"a", b"2" * 9000)
     if revalidate != "always":
         assert box.get(b"a") == b"1" * 9000, "fresh enough"
-    age(box)
+    box.age()
     box.listed()
     assert box.inode(b"a").id != old.id
     assert box.get(b"a") == b"2" * 9000
@@ -142,14 +128,14 @@ def test_a_foreign_deletion_is_seen_by_both_doors(make: Make) -> None:
     assert box.listed() == [b"d/", b"d/a", b"d/b", b"e/", b"e/c"]
     for key in (b"d/a", b"e/c", b"e/"):
         box.store.store.delete(key)
-    age(box)
+    box.age()
     with pytest.raises(NoSuchKey):
         box.get(b"d/a")
-    age(box)
+    box.age()
     assert box.names(b"d") == [b"b"]
-    age(box)
+    box.age()
     box.listed()
-    age(box)  # `e/` was found empty, then gone
+    box.age()  # `e/` was found empty, then gone
     assert box.listed() == [b"d/", b"d/b"]
     box.check()
 
@@ -163,7 +149,7 @@ def test_what_waits_for_the_store_is_ours_to_say(make: Make) -> None:
     box.delete(b"d/b")
     box.rename(b"e", b"f")
     for _ in range(2):
-        age(box)
+        box.age()
         assert box.get(b"d/a") == b"ours"
         for gone in (b"d/b", b"e/x"):
             with pytest.raises(NoSuchKey):
@@ -179,7 +165,7 @@ def test_a_key_that_was_deleted_with_its_directory_stays_deleted(make: Make) -> 
     box.put(b"d/e/a", b"1")
     box.drain()
     box.delete(b"d/e/a")
-    age(box)
+    box.age()
     with pytest.raises(NoSuchKey):
         box.get(b"d/e/a")
     assert box.listed() == []
@@ -195,7 +181,7 @@ def test_a_directory_in_the_place_of_a_renamed_one_is_empty(make: Make) -> None:
     box.rename(b"d", b"e")
     box.mkdir(b"d")
     for _ in range(2):
-        age(box)
+        box.age()
         assert box.names(b"d") == []
         with pytest.raises(NoSuchKey):
             box.get(b"d/a")
@@ -235,9 +221,7 @@ def test_a_listing_longer_than_its_knowledge_is_fresh_comes_to_an_end(
     monkeypatch.setattr(
         type(box.volume.discovery), "is_known", lambda self, txn, directory: directory.id == 1
     )
-    monkeypatch.setattr(
-        type(box.volume.discovery), "must_check", lambda self, bucket, inode: False
-    )
+    monkeypatch.setattr(type(box.volume.discovery), "must_check", lambda self, bucket, inode: False)
     learned: list[int] = []
 
     def learn(directory: int) -> None:

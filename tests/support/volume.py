@@ -15,8 +15,9 @@ from cache import namespace
 from cache.config import MIB, BucketConfig, CacheConfig, PrefixMode, VolumeConfig
 from cache.errors import StoreNotFound
 from cache.files import SetAttributes
+from cache.index import Table, Txn
 from cache.publishing import Check, Object
-from cache.records import Inode, Kind, ObjectAttributes, WriteMode
+from cache.records import ROOT, Inode, Kind, ObjectAttributes, WriteMode, unpack
 from cache.recovery import Report
 from cache.stores.base import Store, StoredObject
 from cache.stores.posix import PosixStore, PosixStoreConfig
@@ -239,6 +240,17 @@ class TestVolume:
             held = self.volume.open_files.held() | self.volume.files.held()
             reaped += self.volume.reaper.run_as_mount(held)
         return reaped
+
+    def age(self) -> None:
+        """As if every directory had been listed long ago."""
+
+        def change(txn: Txn) -> None:
+            for _, value in list(txn.scan(Table.INODES)):
+                inode = unpack(value, Inode)
+                if inode.is_dir and inode.listed_ns and inode.id != ROOT:
+                    namespace.update(txn, inode, listed_ns=1)
+
+        self.volume.index.commit(change)
 
     def fsck(self, *, read_data: bool = False) -> Report:
         return self.volume.fsck.run(read_data=read_data)
