@@ -102,11 +102,6 @@ class ChunkedDecoder:
         self._trailer_lines: list[tuple[str, str]] = []
         self.trailers: dict[str, str] = {}
 
-    @property
-    def done(self) -> bool:
-        """The empty line after the last chunk was read."""
-        return self._state is _State.DONE
-
     def feed(self, wire: bytes) -> list[memoryview]:
         """The payload in the next bytes of the body, as views into them."""
         view = memoryview(wire)

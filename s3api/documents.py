@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import formatdate
+from functools import lru_cache
 from typing import Any
 from xml.parsers import expat
 
@@ -222,4 +223,9 @@ def iso8601(ns: int) -> str:
 
 def http_date(ns: int) -> str:
     """`Fri, 20 Nov 2026 12:34:56 GMT`; what is below a second is cut off, as S3 does."""
-    return formatdate(ns // 1_000_000_000, usegmt=True)
+    return _http_date(ns // 1_000_000_000)
+
+
+@lru_cache(1024)
+def _http_date(seconds: int) -> str:
+    return formatdate(seconds, usegmt=True)

