@@ -26,7 +26,7 @@ from cache import dirty, names, namespace
 from cache.buckets import Buckets
 from cache.changes import NOBODY, Change
 from cache.config import CacheConfig
-from cache.errors import NoSuchInode, StoreNotFound, StoreUnavailable
+from cache.errors import CacheError, NoSuchInode, StoreNotFound, StoreUnavailable
 from cache.index import Index, Table, Txn
 from cache.locks import NodeLocks
 from cache.namespace import Place
@@ -310,6 +310,17 @@ class Discovery:
                 return self._is_ours(txn, parent, name, asked_ns)
             parent = dentry.inode
         return False
+
+    def look_again(self, inode: Inode) -> None:
+        """Others replaced an inode's object in the store, as a reader just found: give its name
+        what is there now. Blocks; an error is left to whoever asks next."""
+        try:
+            with self._index.read() as txn:
+                root, key = namespace.path_of(txn, inode.parent, inode.name)
+                bucket = self._buckets.of_root(txn, root)
+            self.learn_key(bucket, key)
+        except CacheError as exc:
+            log.warning("inode %d was replaced in the store: %s", inode.id, exc)
 
     def _vanished(self, txn: Txn, bucket: Bucket, key: bytes, asked_ns: int) -> None:
         place = namespace.locate(txn, bucket.root, key)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from cache import extents, metrics, namespace
@@ -51,7 +51,11 @@ class Fetcher:
         buckets: Buckets,
         locks: NodeLocks,
         config: CacheConfig,
+        on_stale: Callable[[Inode], None],
     ) -> None:
+        """on_stale: told of an inode whose bytes others replaced in the store, so that its name
+        leads to the new ones from then on."""
+        self._on_stale = on_stale
         self._index = index
         self._contents = contents
         self._buckets = buckets
@@ -207,6 +211,7 @@ class Fetcher:
                 metrics.FETCHED_BYTES.inc(len(chunk))
                 yield chunk
         except (StoreChanged, StoreNotFound) as exc:
+            self._on_stale(inode)
             raise StaleContent(f"the store has another version of {key!r}: {exc}") from exc
 
     def _place(self, inode: Inode) -> tuple[Store, bytes, int]:

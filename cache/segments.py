@@ -136,18 +136,24 @@ class SegmentStream:
         self.name = name
         self._lock = threading.Lock()
         self._active: ActiveSegment | None = None
+        self._refuse_until = 0.0
 
     def reserve(self, length: int) -> Reservation:
         """A stretch of `length` bytes, at most extent_max. Blocks for a commit when a new segment
         is begun. CacheFull when no directory has room for one; writers of dirty bytes wait a
-        while for the evictor first, because nothing else can take them."""
+        while for the evictor first, because nothing else can take them. After a wait in vain the
+        next ones are refused at once: a program that writes on would else wait for each page."""
         assert 0 < length <= self._segments.extent_max
-        end = time.monotonic() + (_WAIT_FOR_ROOM_S if self.name == "dirty" else 0)
+        now = time.monotonic()
+        patient = self.name == "dirty" and now >= self._refuse_until
+        end = now + (_WAIT_FOR_ROOM_S if patient else 0)
         while True:
             try:
                 return self._reserve(length)
             except CacheFull:
                 if time.monotonic() >= end:
+                    if patient:
+                        self._refuse_until = time.monotonic() + _WAIT_FOR_ROOM_S
                     raise
                 time.sleep(0.05)
 

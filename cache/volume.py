@@ -59,11 +59,20 @@ class Volume:
         self.buckets = Buckets(self.index, config, stores)
         locks = NodeLocks(cache.run_dir / "locks")
         self.discovery = Discovery(self.index, self.buckets, locks, cache)
-        self.fetcher = Fetcher(self.index, self.segments, self.contents, self.buckets, locks, cache)
+        self.fetcher = Fetcher(
+            self.index,
+            self.segments,
+            self.contents,
+            self.buckets,
+            locks,
+            cache,
+            on_stale=self.discovery.look_again,
+        )
         self.contents.filler = self.fetcher
         self.persister = Persister(
             self.index, self.contents, self.buckets, self.fetcher, self.discovery, locks, cache
         )
+        self.buckets.persist = self.persister.persist
         self.admission = Admission(self.index, self.segments, cache)
         publisher = Publisher(self.index, cache)
         self.objects = Objects(

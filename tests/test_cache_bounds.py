@@ -1,0 +1,54 @@
+"""What happens at the edges: a full cache refuses quickly, and a replaced object is found again."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from cache import segments
+from cache.config import MIB
+from cache.errors import CacheFull, StaleContent
+from cache.stores.base import StoredAttributes
+from tests.support.volume import TestVolume, some_bytes
+
+
+def test_a_writer_into_a_full_cache_is_refused_once_slowly_then_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segments, "_WAIT_FOR_ROOM_S", 1.0)
+    box = TestVolume(tmp_path, capacity_bytes=8 * MIB)
+    try:
+        stream = box.volume.segments.dirty
+        length = box.volume.segments.extent_max
+        taken = []
+        with pytest.raises(CacheFull):
+            while True:
+                taken.append(stream.reserve(length))
+        start = time.monotonic()
+        for _ in range(20):
+            with pytest.raises(CacheFull):
+                stream.reserve(length)
+        assert time.monotonic() - start < 0.9, "each refusal waited"
+        for reservation in taken:
+            reservation.release()
+    finally:
+        box.close()
+
+
+def test_an_object_that_others_replaced_is_found_by_the_reader_after_the_one_that_met_it(
+    tmp_path: Path,
+) -> None:
+    box = TestVolume(tmp_path, revalidate="never")
+    try:
+        old, new = some_bytes(300_000, "old"), some_bytes(200_000, "new")
+        box.put(b"a", old)
+        box.drain()
+        box.evict()
+        box.store.store.put(b"a", [new], len(new), StoredAttributes())
+        with pytest.raises(StaleContent):
+            box.get(b"a")
+        assert box.get(b"a") == new
+    finally:
+        box.close()
