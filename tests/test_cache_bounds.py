@@ -10,8 +10,14 @@ import pytest
 from cache import segments
 from cache.config import MIB
 from cache.errors import CacheFull, StaleContent
+from cache.segments import Reservation, SegmentStream
 from cache.stores.base import StoredAttributes
 from tests.support.volume import TestVolume, some_bytes
+
+
+def take_all(stream: SegmentStream, length: int, taken: list[Reservation]) -> None:
+    while True:
+        taken.append(stream.reserve(length))
 
 
 def test_a_writer_into_a_full_cache_is_refused_once_slowly_then_at_once(
@@ -22,10 +28,9 @@ def test_a_writer_into_a_full_cache_is_refused_once_slowly_then_at_once(
     try:
         stream = box.volume.segments.dirty
         length = box.volume.segments.extent_max
-        taken = []
+        taken: list[Reservation] = []
         with pytest.raises(CacheFull):
-            while True:
-                taken.append(stream.reserve(length))
+            take_all(stream, length, taken)
         start = time.monotonic()
         for _ in range(20):
             with pytest.raises(CacheFull):
