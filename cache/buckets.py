@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import msgspec
 
-from cache import names, namespace
+from cache import dirty, names, namespace
 from cache.config import BucketConfig, ConfigError, VolumeConfig
 from cache.errors import (
     BucketExists,
@@ -21,9 +22,10 @@ from cache.errors import (
     NoSuchBucket,
     NotPermitted,
     StoreNotCreatable,
+    StoreUnavailable,
 )
 from cache.index import Index, Table, Txn
-from cache.records import ROOT, Bucket, Kind, WriteMode, unpack
+from cache.records import ROOT, Bucket, Inode, Kind, WriteMode, unpack
 from cache.stores.base import Store, StoredAttributes
 from cache.stores.prefixed import Prefixed
 
@@ -37,6 +39,8 @@ class Buckets:
         self._configured = {bucket.name: bucket for bucket in config.buckets}
         self._stores = stores
         self._views: dict[str, Store] = {}
+        self.persist: Callable[[namespace.Place], None] = _nobody_persists
+        """Makes the store agree about a name; given by the volume, which is made of both."""
         for bucket in config.buckets:
             if bucket.store not in stores:
                 raise ConfigError(f"bucket {bucket.name}: store {bucket.store!r} is not configured")
@@ -120,23 +124,45 @@ class Buckets:
             marker = page.next_marker
 
     def delete(self, name: str) -> None:
-        """NoSuchBucket, BucketNotEmpty, NotPermitted for a configured one. The caller has made
-        sure that the root directory is known (discovery)."""
+        """NoSuchBucket, BucketNotEmpty, NotPermitted for a configured one; a StoreError if what
+        was deleted in it cannot be deleted in the store first, from where it would come back into
+        a new bucket of the name. The caller has made sure that the root directory is known
+        (discovery)."""
         if name in self._configured:
             raise NotPermitted(f"bucket {name} is part of the configuration")
-
-        def change(txn: Txn) -> None:
-            bucket = self.find(txn, name)
-            root = namespace.get(txn, bucket.root)
-            uploads = name.encode() + b"\0"
-            if not names.is_empty(txn, root.id) or any(txn.scan(Table.UPLOADS, uploads, uploads)):
-                raise BucketNotEmpty(name)
-            namespace.leave(txn, ROOT, root.name, root)
-            txn.delete(Table.BUCKETS, name.encode())
-
         store = self._stores[self.get(name).store]
-        self._index.commit(change, grows=False)
-        store.delete(name.encode() + b"/")
+        while True:
+            with self._index.read() as txn:
+                root = self._empty_root(txn, name)
+                waiting = dirty.waiting_in(txn, root.id)
+                seen = dirty.last_sequence(txn)
+            for entry in waiting:
+                self.persist(namespace.Place(entry.bucket, entry.parent, entry.name))
+            if not waiting and self._index.commit(
+                partial(self._remove, name=name, seen=seen), grows=False
+            ):
+                store.delete(name.encode() + b"/")
+                return
+
+    @staticmethod
+    def _empty_root(txn: Txn, name: str) -> Inode:
+        bucket = txn.record(Table.BUCKETS, name.encode(), Bucket)
+        if bucket is None:
+            raise NoSuchBucket(name)
+        root = namespace.get(txn, bucket.root)
+        uploads = name.encode() + b"\0"
+        if not names.is_empty(txn, root.id) or any(txn.scan(Table.UPLOADS, uploads, uploads)):
+            raise BucketNotEmpty(name)
+        return root
+
+    def _remove(self, txn: Txn, name: str, seen: bytes) -> bool:
+        """False if a name of the bucket waits in the queue, put there after `seen`."""
+        root = self._empty_root(txn, name)
+        if dirty.waiting_in(txn, root.id, since=seen):
+            return False
+        namespace.leave(txn, ROOT, root.name, root)
+        txn.delete(Table.BUCKETS, name.encode())
+        return True
 
     def update_settings(self, name: str, **documents: bytes | None) -> Bucket:
         """Set or, with None, remove documents that a front end keeps with the bucket."""
@@ -183,6 +209,10 @@ class Buckets:
             view = Prefixed(store, bucket.location.encode()) if bucket.location else store
             self._views[bucket.name] = view
         return view
+
+
+def _nobody_persists(place: namespace.Place) -> None:
+    raise StoreUnavailable(f"nobody here persists {place.name!r}")
 
 
 def _make(txn: Txn, name: str, store: str, location: str, owner: str, *, listed: bool) -> Bucket:

@@ -154,6 +154,19 @@ def entries(txn: Txn, limit: int | None = None) -> list[QueueEntry]:
     return found
 
 
+def waiting_in(txn: Txn, bucket: int, since: bytes = b"") -> list[QueueEntry]:
+    """The entries of a bucket (its root's id), in order; since: only those queued after that
+    last_sequence()."""
+    rows = txn.scan(Table.QUEUE, since)
+    found = (unpack(value, QueueEntry) for _, value in rows)
+    return [entry for entry in found if entry.bucket == bucket]
+
+
+def last_sequence(txn: Txn) -> bytes:
+    """Where the next entry of the queue will be put, at the earliest."""
+    return txn.get(Table.META, b"next_sequence") or b""
+
+
 def dirty_bytes(txn: Txn) -> int:
     value = txn.get(Table.META, _DIRTY_BYTES)
     return int.from_bytes(value, "big") if value else 0

@@ -28,7 +28,7 @@ from cache.namespace import Place
 from cache.objects import Objects
 from cache.parts import PartWriter
 from cache.persist import Persister, uploaded_attributes
-from cache.publishing import Check, Object, Publication, Publisher
+from cache.publishing import Check, Object, Publication, Publisher, check_size
 from cache.records import (
     Inode,
     InodeFlag,
@@ -83,8 +83,10 @@ class Uploads:
         attributes: ObjectAttributes,
         checksum_algorithm: str = "",
     ) -> UploadRecord:
-        """Begin an upload. NoSuchBucket, InvalidKey; StoreUnavailable in write_through."""
+        """Begin an upload. NoSuchBucket, InvalidKey; NotSupported for a key that ends in `/`;
+        StoreUnavailable in write_through."""
         namespace.check_key(key)
+        check_size(key, 1)
         record = self._buckets.get(bucket)
         self._buckets.check_writable(record)
         token = ""
@@ -290,6 +292,9 @@ class Uploads:
         with self._persister.claiming(place) as key:
             if key != upload.store_key:
                 raise StaleContent(f"a directory above {new.key!r} was renamed meanwhile")
+            with self._index.read() as txn:
+                self._check(txn, upload, parts)
+            self._publisher.confirm(new, place)
             stored = self._resume(upload).commit(
                 [(part.number, part.store_tag) for part in parts],
                 uploaded_attributes(new.attributes, new.etag),
@@ -307,10 +312,7 @@ class Uploads:
         stored: StoredObject | None = None,
         claimed: Place | None = None,
     ) -> tuple[Object, Place]:
-        self._find(txn, upload.bucket, upload.key, upload.id)
-        for part in parts:
-            if txn.record(Table.PARTS, _part_key(upload.id, part.number), Part) != part:
-                raise InvalidPart(f"part {part.number} was replaced")
+        self._check(txn, upload, parts)
 
         def fill(txn: Txn, inode: Inode) -> InodeFlag:
             extents.drop(txn, inode.id)
@@ -323,6 +325,13 @@ class Uploads:
         result = self._publisher.publish(txn, new, fill, stored, claimed)
         _forget(txn, upload)
         return result
+
+    def _check(self, txn: Txn, upload: UploadRecord, parts: Parts) -> None:
+        """NoSuchUpload; InvalidPart if one is not what it was when it was listed."""
+        self._find(txn, upload.bucket, upload.key, upload.id)
+        for part in parts:
+            if txn.record(Table.PARTS, _part_key(upload.id, part.number), Part) != part:
+                raise InvalidPart(f"part {part.number} was replaced")
 
     def abort(self, upload: UploadRecord) -> None:
         """Forget the upload and free its parts, here and in the store. NoSuchUpload if another

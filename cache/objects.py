@@ -25,7 +25,7 @@ from cache.index import Index, Table, Txn
 from cache.listing import Lister, Listing
 from cache.namespace import Place
 from cache.persist import Persister, uploaded_attributes
-from cache.publishing import Check, Object, Publication, Publisher, find
+from cache.publishing import Check, Object, Publication, Publisher, check_size, find
 from cache.records import (
     Bucket,
     Inode,
@@ -178,8 +178,9 @@ class Objects:
         attributes: ObjectAttributes = namespace.NO_ATTRIBUTES,
     ) -> ObjectWriter:
         """Begin a PUT. attributes: those that commit() will be given, as far as they are known.
-        NoSuchBucket, InvalidKey, DirtyLimit, StoreUnavailable."""
+        NoSuchBucket, InvalidKey, NotSupported, DirtyLimit, StoreUnavailable."""
         namespace.check_key(key)
+        check_size(key, size_bytes or 0)
         record = self._writable(bucket)
         mode = self._buckets.mode_of(record, key)
         if mode in (WriteMode.WRITE_BACK, WriteMode.TRANSIENT):

@@ -15,8 +15,8 @@ import msgspec
 
 from cache import dirty, names, namespace
 from cache.config import CacheConfig
-from cache.errors import StoreUnavailable
-from cache.index import Index, Txn
+from cache.errors import NoSuchBucket, NotSupported, StoreUnavailable
+from cache.index import Index, Table, Txn
 from cache.namespace import Place
 from cache.records import Bucket, Inode, InodeFlag, Kind, ObjectAttributes, Stored
 from cache.stores.base import StoredObject
@@ -59,6 +59,13 @@ def find(txn: Txn, bucket: Bucket, key: bytes) -> Object | None:
     return Object(bucket.name, key, inode, namespace.object_attributes(txn, inode))
 
 
+def check_size(key: bytes, size: int) -> None:
+    """NotSupported for bytes under a key that ends in `/`: that is a directory, here and in the
+    stores, which hold none."""
+    if size and key.endswith(b"/"):
+        raise NotSupported(f"{key!r} is a directory and cannot have {size} bytes")
+
+
 @dataclass(frozen=True, slots=True)
 class Publication:
     """An object about to be: everything but its bytes."""
@@ -87,8 +94,23 @@ class Publisher:
 
         return self.index.commit(change)
 
+    def confirm(self, new: Publication, place: Place) -> None:
+        """Under the locks of the place, just before the store is changed: the condition holds,
+        and the note of intend() stands, which the persister or an upload that came first may have
+        cleared. Raises what the check raises."""
+        with self.index.read() as txn:
+            if new.check is not None:
+                new.check(find(txn, new.bucket, new.key))
+            noted = dirty.find(txn, place.parent, place.name) is not None
+        if not noted and self.intend(new.bucket, new.key) != place:
+            raise StoreUnavailable(f"a directory above {new.key!r} was renamed meanwhile")
+
     def make_place(self, txn: Txn, bucket: Bucket, key: bytes) -> Place:
-        """Where the key's dentry is, directories made where they are missing."""
+        """Where the key's dentry is, directories made where they are missing. NoSuchBucket if the
+        bucket was removed since it was looked up."""
+        present = txn.record(Table.BUCKETS, bucket.name.encode(), Bucket)
+        if present is None or present.root != bucket.root:
+            raise NoSuchBucket(bucket.name)
         directories, last = names.split_key(key)
         parent = namespace.make_directories(
             txn,
@@ -114,6 +136,7 @@ class Publisher:
         else the name is queued. StoreUnavailable if the key leads elsewhere by now."""
         if new.check is not None:
             new.check(find(txn, new.bucket, new.key))
+        check_size(new.key, new.size)
         place = self.make_place(txn, new.bucket, new.key)
         if claimed is not None and claimed != place:
             raise StoreUnavailable(f"a directory above {new.key!r} was renamed meanwhile")

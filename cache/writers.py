@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from cache import contents as bytes_of
 from cache.contents import Staged
-from cache.errors import CacheError, CacheFull
+from cache.errors import CacheError, CacheFull, StoreUnavailable
 from cache.index import Txn
 from cache.namespace import Place
 from cache.persist import Persister, uploaded_attributes
@@ -117,11 +117,8 @@ class ObjectWriter:
         and a queue entry that makes the mover look at both (persist)."""
         place = self._publisher.intend(new.bucket, new.key)
         with self._persister.claiming(place) as key:
-            if key != self._target.store_key and self._staged is not None:
-                # A directory on the way was renamed while the body arrived.
-                upload.abort()
-                self._upload = None
-            else:
+            if key == self._target.store_key:
+                self._publisher.confirm(new, place)
                 stored = upload.commit(uploaded_attributes(new.attributes, new.etag))
                 self._upload = None
                 try:
@@ -130,6 +127,11 @@ class ObjectWriter:
                     # Somebody else was faster: the queue entry stays and puts the store right.
                     log.info("%r lost a race after its upload", new.key)
                     raise
+        # A directory on the way was renamed while the body arrived.
+        upload.abort()
+        self._upload = None
+        if self._staged is None:
+            raise StoreUnavailable(f"a directory above {new.key!r} was renamed meanwhile")
         return self._commit_here(new)
 
     def _publish(

@@ -5,24 +5,34 @@ from __future__ import annotations
 import os
 import queue
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import Any, cast
 
 import pytest
 
-from cache import extents, namespace
+from cache import dirty, extents, namespace
+from cache.config import MIB, CacheConfig, VolumeConfig
 from cache.errors import (
     ExtentCorrupt,
+    NoSuchBucket,
     NoSuchInode,
+    NoSuchKey,
+    NotSupported,
+    PreconditionFailed,
     StaleContent,
     StoreChanged,
     StoreUnavailable,
 )
 from cache.namespace import Place
 from cache.parts import PartWriter
-from cache.records import Extent, Kind, ObjectAttributes, Part
+from cache.persist import place_of
+from cache.publishing import Object
+from cache.records import Bucket, Extent, Kind, ObjectAttributes, Part, WriteMode
 from cache.stores.base import PartUpload
+from cache.stores.posix import PosixStore, PosixStoreConfig
+from cache.volume import Volume
 from tests.support.fault_store import no_fault
 from tests.support.volume import BUCKET, TestVolume, box, some_bytes, through
 
@@ -282,3 +292,158 @@ def test_errors_that_are_kept_hold_no_reader_slots(box: TestVolume) -> None:
             namespace.get(txn, 1 << 40)
         kept.append(caught.value)
     assert index._env.info()["num_readers"] < 100
+
+
+# ------------------------------------------------------------------------------------ write_through
+
+
+def absent(found: Object | None) -> None:
+    if found is not None:
+        raise PreconditionFailed("If-None-Match")
+
+
+def test_of_two_conditional_puts_the_one_that_is_refused_does_not_reach_the_store(
+    through: TestVolume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publisher = through.volume.objects._publisher
+    intend = publisher.intend
+    winner = [b"A" * 9000]
+
+    def overtaken(bucket: Bucket, key: bytes) -> Place:
+        place = intend(bucket, key)
+        if winner:
+            through.put(b"x", winner.pop(), check=absent)
+        return place
+
+    monkeypatch.setattr(publisher, "intend", overtaken)
+    with pytest.raises(PreconditionFailed):
+        through.put(b"x", b"B" * 9000, check=absent)
+    through.drain()
+    through.evict()
+    assert through.get(b"x") == b"A" * 9000
+
+
+def test_a_put_leaves_its_note_though_the_mover_looked_at_it_too_early(
+    through: TestVolume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    through.put(b"x", b"A" * 9000)
+    publisher = through.volume.objects._publisher
+    intend = publisher.intend
+    looks = [through.drain]
+
+    def looked_at(bucket: Bucket, key: bytes) -> Place:
+        place = intend(bucket, key)
+        if looks:
+            looks.pop()()
+        return place
+
+    def dies(operation: str, key: bytes) -> None:
+        if operation == "upload":
+            raise Killed
+
+    monkeypatch.setattr(publisher, "intend", looked_at)
+    through.store.after = dies
+    with pytest.raises(Killed):
+        through.put(b"x", b"B" * 9000)
+    through.store.after = no_fault
+    through.drain()
+    through.evict()
+    assert through.get(b"x") == b"B" * 9000
+
+
+def test_written_around_a_directory_that_moves_meanwhile_a_body_is_refused(
+    tmp_path: Path,
+) -> None:
+    box = TestVolume(tmp_path, write_mode=WriteMode.WRITE_AROUND)
+    box.put(b"e/f", b"1")
+    box.rename(b"e", b"d")
+    writer = box.volume.objects.writer(BUCKET, b"d/x", size_bytes=9000)
+    writer.write(b"q" * 9000)
+    box.drain()  # the store follows
+    with pytest.raises(StoreUnavailable):
+        writer.commit(etag="e", attributes=ObjectAttributes())
+    writer.abort()
+    with pytest.raises(NoSuchKey):
+        box.get(b"d/x")
+    box.close()
+
+
+def test_a_key_that_ends_in_a_slash_takes_no_bytes(box: TestVolume) -> None:
+    with pytest.raises(NotSupported):
+        box.put(b"d/", b"1" * 9000)
+    with pytest.raises(NotSupported):
+        box.volume.uploads.create(BUCKET, b"d/", owner="me", attributes=ObjectAttributes())
+    writer = box.volume.objects.writer(BUCKET, b"d/", size_bytes=None)
+    writer.write(b"1")
+    with pytest.raises(NotSupported):
+        writer.commit(etag="e", attributes=ObjectAttributes())
+    writer.abort()
+    assert box.listed() == []
+
+
+# ------------------------------------------------------------------------------------ buckets
+
+
+@pytest.fixture
+def volume(tmp_path: Path) -> Iterator[Volume]:
+    """A volume whose buckets clients make."""
+    (tmp_path / "store").mkdir()
+    store = PosixStore(PosixStoreConfig(path=tmp_path / "store"))
+    cache = CacheConfig(
+        state_dir=tmp_path / "state",
+        capacity_bytes=64 * MIB,
+        segment_bytes=MIB,
+        index_bytes=64 * MIB,
+        sync=False,
+    )
+    config = VolumeConfig(
+        cache=cache, creatable_store="s", creatable_write_mode=WriteMode.WRITE_BACK
+    )
+    opened = Volume.open(config, {"s": store})
+    yield opened
+    opened.close()
+    store.close()
+
+
+def put(volume: Volume, key: bytes, data: bytes) -> None:
+    writer = volume.objects.writer("made", key, size_bytes=len(data))
+    writer.write(data)
+    writer.commit(etag="e", attributes=ObjectAttributes())
+    writer.abort()
+
+
+def persist_all(volume: Volume) -> None:
+    with volume.index.read() as txn:
+        entries = dirty.entries(txn)
+    for entry in entries:
+        volume.persister.persist(place_of(entry))
+
+
+def test_what_was_deleted_with_its_bucket_does_not_come_back_into_a_new_one(
+    volume: Volume,
+) -> None:
+    volume.buckets.create("made", "me")
+    put(volume, b"d/x", b"old" * 3000)
+    persist_all(volume)
+    volume.objects.delete("made", b"d/x")
+    volume.buckets.delete("made")
+    volume.buckets.create("made", "me")
+    with pytest.raises(NoSuchKey):
+        volume.objects.get("made", b"d/x")
+    put(volume, b"d/x", b"new" * 3000)
+    persist_all(volume)
+    volume.segments.close()
+    volume.reclaimer.seal_abandoned()
+    volume.reclaimer.evict_all()
+    _, snapshot = volume.objects.open("made", b"d/x")
+    assert snapshot.read(0, 9000) == b"new" * 3000
+
+
+def test_a_put_into_a_bucket_that_is_removed_meanwhile_is_refused(volume: Volume) -> None:
+    volume.buckets.create("made", "me")
+    writer = volume.objects.writer("made", b"x", size_bytes=5)
+    writer.write(b"hello")
+    volume.buckets.delete("made")
+    with pytest.raises(NoSuchBucket):
+        writer.commit(etag="e", attributes=ObjectAttributes())
+    writer.abort()
