@@ -8,6 +8,7 @@ Codes, statuses and messages follow Amazon's list of error responses.
 
 from __future__ import annotations
 
+import errno
 from xml.sax.saxutils import escape
 
 from cache import errors as cache_errors
@@ -256,6 +257,16 @@ def from_cache(error: cache_errors.CacheError) -> S3Error:
             return S3Error(code, headers={"Retry-After": "1"})
         case _:
             return S3Error(code)
+
+
+_EXHAUSTED = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+
+
+def from_os(error: OSError) -> S3Error:
+    """The S3 error for one of the operating system: what is used up now may be there later."""
+    if error.errno in _EXHAUSTED:
+        return S3Error("SlowDown", headers={"Retry-After": "1"})
+    return S3Error("InternalError")
 
 
 def not_implemented(what: str) -> S3Error:

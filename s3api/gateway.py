@@ -33,7 +33,7 @@ from s3api.auth import Authenticator, authorise
 from s3api.buckets import check_expected_owner
 from s3api.config import AuthConfig, GatewayConfig
 from s3api.connection import Connection, Server
-from s3api.errors import S3Error, error_document, from_cache
+from s3api.errors import S3Error, error_document, from_cache, from_os
 from s3api.headers import common_headers, new_request_id
 from s3api.keys import parse_target
 from s3api.model import MODEL
@@ -116,6 +116,9 @@ class Gateway:
             response = self._refuse(request, entry, call, translated)
         except ConnectionError:
             response = self._cut_off(request, entry, "ClientGone")
+        except OSError as error:
+            log.error("request %s: %s", entry.request_id, error)
+            response = self._refuse(request, entry, call, from_os(error))
         except Exception:
             log.exception("request %s (%s) failed", entry.request_id, entry.operation)
             response = self._refuse(request, entry, call, S3Error("InternalError"))

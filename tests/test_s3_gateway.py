@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
 import json
 import logging
@@ -217,6 +218,26 @@ def test_a_store_that_does_not_answer(door: Door, monkeypatch: pytest.MonkeyPatc
     assert (answer.status, answer.code) == (503, "ServiceUnavailable")
     assert answer.headers["Retry-After"] == "1"
     assert b"192.0.2.1" not in answer.body
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(errno.ENOSPC, "SlowDown"), (errno.EIO, "InternalError")]
+)
+def test_a_disk_that_fails(
+    door: Door, monkeypatch: pytest.MonkeyPatch, number: int, code: str
+) -> None:
+    def failing(*_: object) -> None:
+        raise OSError(number, os.strerror(number), "/secret/path")
+
+    door.client().put_object(Bucket="bucket", Key="first", Body=bytes(100_000))
+    door.client().delete_object(Bucket="bucket", Key="first")  # its segment stays open
+    monkeypatch.setattr("cache.disk.write_at", failing)
+    answer = door.request("PUT", "/bucket/key", body=bytes(100_000))
+    assert answer.code == code
+    assert b"/secret/path" not in answer.body
+    monkeypatch.undo()
+    assert door.is_empty("bucket")
+    assert door.request("PUT", "/bucket/key", body=bytes(100_000)).status == 200
 
 
 def test_an_answer_that_cannot_be_finished_is_cut_off(

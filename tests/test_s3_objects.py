@@ -84,6 +84,22 @@ def test_attributes_come_back(client: Any, bucket: str) -> None:
     assert (overridden["ContentType"], overridden["CacheControl"]) == ("text/y", "no-store")
 
 
+def test_directory_markers(client: Any, bucket: str, door: Door) -> None:
+    client.put_object(Bucket=bucket, Key="dir/", ContentType="application/x-directory")
+    client.put_object(Bucket=bucket, Key="implied/key", Body=b"x")
+    assert client.head_object(Bucket=bucket, Key="dir/")["ContentType"] == "application/x-directory"
+    assert code(client.head_object, Bucket=bucket, Key="implied/") == "404"
+    assert code(client.head_object, Bucket=bucket, Key="dir") == "404"
+    listed = [each["Key"] for each in client.list_objects_v2(Bucket=bucket)["Contents"]]
+    assert listed == ["dir/", "implied/key"]
+    # A file system has nowhere to put the bytes of a directory: said, not dropped.
+    with_bytes = {"Bucket": bucket, "Key": "dir/", "Body": b"bytes"}
+    assert code(client.put_object, **with_bytes) == "NotImplemented"
+    client.delete_object(Bucket=bucket, Key="dir/")
+    client.delete_object(Bucket=bucket, Key="implied/key")
+    assert door.is_empty(bucket)
+
+
 def test_the_default_content_type_is_amazons(client: Any, bucket: str) -> None:
     client.put_object(Bucket=bucket, Key="key")
     assert client.head_object(Bucket=bucket, Key="key")["ContentType"] == "binary/octet-stream"
