@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import pytest
 
-from cache import dirty, extents, namespace
+from cache import dirty, extents, names, namespace
 from cache.config import MIB, CacheConfig, VolumeConfig
 from cache.errors import (
     ExtentCorrupt,
@@ -447,3 +447,66 @@ def test_a_put_into_a_bucket_that_is_removed_meanwhile_is_refused(volume: Volume
     with pytest.raises(NoSuchBucket):
         writer.commit(etag="e", attributes=ObjectAttributes())
     writer.abort()
+
+
+# ------------------------------------------------------------------------------------ discovery
+
+
+def test_a_directory_that_the_store_moves_while_it_is_listed_keeps_its_names(
+    tmp_path: Path,
+) -> None:
+    box = TestVolume(tmp_path, revalidate="always")
+    box.put(b"d/x", b"1" * 9000)
+    box.drain()
+    box.names()
+    box.names(b"d")
+    directory = box.inode(b"d").id
+    renames = [lambda: box.rename(b"d", b"e")]
+
+    def moves(operation: str, key: bytes) -> None:
+        if operation == "list" and key == b"d/" and renames:
+            renames.pop()()
+            box.drain()
+
+    with box.volume.index.read() as txn:
+        prefix = box.volume.discovery._store_prefix(txn, namespace.get(txn, directory))[1]
+    box.store.before = moves
+    seen = box.volume.discovery._list_into(
+        box.volume.buckets.get(BUCKET), directory, prefix, first=False
+    )
+    box.volume.discovery._finish(directory, prefix, seen, 0)
+    box.store.before = no_fault
+    with box.volume.index.read() as txn:
+        assert names.find(txn, directory, b"x") is not None
+    assert box.read(b"e/x") == b"1" * 9000
+    box.close()
+
+
+def test_a_key_whose_directory_the_store_moves_while_it_is_asked_for_is_not_gone(
+    tmp_path: Path,
+) -> None:
+    box = TestVolume(tmp_path, revalidate="always")
+    box.put(b"d/x", b"1" * 9000)
+    box.drain()
+    box.rename(b"d", b"e")
+    heads = [box.drain]
+
+    def moves(operation: str, key: bytes) -> None:
+        if operation == "head" and key == b"d/x" and heads:
+            heads.pop()()
+
+    box.store.before = moves
+    assert box.get(b"e/x") == b"1" * 9000
+    assert not heads
+    box.close()
+
+
+def test_checking_another_name_of_a_file_does_not_take_it_from_the_file(tmp_path: Path) -> None:
+    box = TestVolume(tmp_path, revalidate="always")
+    box.put(b"a", b"x" * 9000)
+    box.names()
+    box.link(b"a", b"b")
+    box.drain()
+    assert box.get(b"b") == b"x" * 9000
+    assert box.inode(b"a").id == box.inode(b"b").id
+    box.close()
