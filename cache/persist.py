@@ -411,16 +411,17 @@ class Persister:
         if not inode.explicit and not task.store.capabilities.native_directories:
             self._clear(task)
             return True
-        if (
-            is_dirty(inode)
-            or (
-                inode.stored is not None
-                and inode.stored.attributes_revision != inode.attributes_revision
-            )
-            or (inode.explicit and task.store.capabilities.native_directories)
+        if is_dirty(inode) or (
+            inode.stored is not None
+            and inode.stored.attributes_revision != inode.attributes_revision
         ):
             found = task.store.put(task.key, (), 0, stored_attributes(inode, task.attributes))
             return self._finish(task, inode, found)
+        if inode.explicit and task.store.capabilities.native_directories:
+            # Marked because something was put into it or taken out: its time again. If it is not
+            # there, it is on its way to or from another name, and marked for that.
+            with contextlib.suppress(StoreNotFound):
+                task.store.set_attributes(task.key, stored_attributes(inode, task.attributes))
         self._clear(task)
         return True
 
@@ -694,7 +695,10 @@ class Persister:
             return
         key = namespace.key_bytes(task.place.parent)
         above = txn.record(Table.INODES, key, Inode)
-        if above is not None and above.explicit and above.nlink and above.parent not in (0, ROOT):
+        if above is None or not above.explicit or not above.nlink or above.parent in (0, ROOT):
+            return
+        stored = above.stored
+        if stored is None or (stored.parent, stored.name) == (above.parent, above.name):
             namespace.mark(txn, Place(task.place.bucket, above.parent, above.name), 0)
 
     def _look_for_more(self, directory: int) -> None:
