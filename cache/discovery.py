@@ -44,6 +44,7 @@ log = logging.getLogger(__name__)
 
 _BATCH = 500
 _HEADS_AT_ONCE = 16
+_ASKS_MAX = 10
 _LINK_MAX_BYTES = 4096
 
 
@@ -110,7 +111,15 @@ class Discovery:
                     raise
                 log.warning("store of %s does not answer: serving what is known", bucket.name)
                 return
-            self._finish(directory, seen, begun_ns)
+            self._finish(directory, prefix, seen, begun_ns)
+
+    def _is_at(self, txn: Txn, directory: int, prefix: bytes) -> bool:
+        """Whether the store still has the directory where it was asked for it: a rename that it
+        followed meanwhile makes its answer mean nothing."""
+        inode = txn.record(Table.INODES, namespace.key_bytes(directory), Inode)
+        return (
+            inode is not None and bool(inode.nlink) and self._store_prefix(txn, inode)[1] == prefix
+        )
 
     def _store_prefix(self, txn: Txn, directory: Inode) -> tuple[Bucket, bytes]:
         if directory.parent == ROOT:
@@ -190,6 +199,8 @@ class Discovery:
         entries: Sequence[StoredObject | StoredPrefix],
         asked_ns: int,
     ) -> None:
+        if not self._is_at(txn, directory, prefix):
+            return
         for entry in entries:
             name = entry.key.removeprefix(prefix)
             if self._is_ours(txn, directory, name, asked_ns):
@@ -217,12 +228,14 @@ class Discovery:
             or dirty.settled_since(txn, parent, name, asked_ns)
         )
 
-    def _finish(self, directory: int, seen: set[bytes], begun_ns: int) -> None:
+    def _finish(self, directory: int, prefix: bytes, seen: set[bytes], begun_ns: int) -> None:
         """The listing was whole: names it lacks, and that the store once had, are gone."""
 
         def change(txn: Txn) -> None:
             inode = namespace.get(txn, directory)
-            if inode.listed_ns:
+            if inode.nlink and not self._is_at(txn, directory, prefix):
+                return  # still unknown: whoever wants to know asks again
+            if inode.listed_ns and inode.nlink:
                 for name, dentry in list(names.scan(txn, directory)):
                     if name in seen or self._is_ours(txn, directory, name, begun_ns):
                         continue
@@ -250,19 +263,34 @@ class Discovery:
         Cheaper than listing a directory: one request. StoreUnavailable when there is no answer
         and the key is unknown.
         """
+        for _ in range(_ASKS_MAX):
+            if self._learn_key_at(bucket, key):
+                return
+        raise StoreUnavailable(f"the directories of {key!r} are renamed faster than it is found")
+
+    @staticmethod
+    def _stored_key(txn: Txn, bucket: Bucket, key: bytes) -> bytes:
+        place = namespace.locate(txn, bucket.root, key)
+        return key if place is None else namespace.store_path_of(txn, place.parent, place.name)
+
+    def _learn_key_at(self, bucket: Bucket, key: bytes) -> bool:
+        """False if the store followed a rename meanwhile: its answer means nothing."""
         store = self._buckets.store(bucket)
         with self._index.read() as txn:
-            place = namespace.locate(txn, bucket.root, key)
-            stored_key = (
-                key if place is None else namespace.store_path_of(txn, place.parent, place.name)
-            )
+            stored_key = self._stored_key(txn, bucket, key)
+            has_place = namespace.locate(txn, bucket.root, key) is not None
         asked_ns = time.monotonic_ns()
         try:
             found: StoredObject | None = store.head(stored_key)
         except StoreNotFound:
             found = None
+        there = True
 
         def change(txn: Txn) -> None:
+            nonlocal there
+            there = self._stored_key(txn, bucket, key) == stored_key
+            if not there:
+                return
             if found is None:
                 self._vanished(txn, bucket, key, asked_ns)
                 return
@@ -282,8 +310,9 @@ class Discovery:
             elif namespace.in_the_way(txn, Place(bucket.root, parent, last), None) is None:
                 self.adopt(txn, Place(bucket.root, parent, last), found)
 
-        if found is not None or place is not None:
+        if found is not None or has_place:
             self._commit(change)
+        return there
 
     def _commit(self, change: Callable[[Txn], None], *, first: bool = False) -> None:
         """Commit what the store told.
@@ -345,6 +374,8 @@ class Discovery:
                 return
             if old.stored is None and not old.is_dir:
                 return  # transient: never in the store
+            if self._is_another_name(old, place) and found.size_bytes == old.size:
+                return  # its object is a copy, and its version nowhere noted
         if place.name.endswith(b"/"):
             self._adopt_directory(txn, place, old, found)
             return
@@ -352,6 +383,16 @@ class Discovery:
             namespace.leave(txn, place.parent, place.name, old)
         inode = self._inode(txn, place, found)
         _enter(txn, place.parent, place.name, inode)
+
+    @staticmethod
+    def _is_another_name(inode: Inode, place: Place) -> bool:
+        """Whether the place is one of a file's hard links, and not the one that leads to its bytes
+        in the store."""
+        return (
+            not inode.is_dir
+            and inode.nlink > 1
+            and (inode.parent, inode.name) != (place.parent, place.name)
+        )
 
     def _adopt_directory(
         self, txn: Txn, place: Place, old: Inode | None, found: StoredObject
