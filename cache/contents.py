@@ -22,7 +22,7 @@ from typing import Protocol
 
 import xxhash
 
-from cache import extents, metrics
+from cache import disk, extents, metrics
 from cache.config import MIB
 from cache.disk import SegmentFile
 from cache.errors import CacheError, ExtentCorrupt, StaleContent
@@ -328,6 +328,16 @@ def checksum_matches(extent: Extent, file: SegmentFile) -> bool:
     return int(digest.intdigest()) == extent.checksum
 
 
+@dataclass(frozen=True, slots=True)
+class _FilledSegment:
+    """A segment of any process, as index.Syncable."""
+
+    file: SegmentFile
+
+    def sync(self) -> None:
+        disk.sync_data(self.file.fileno())
+
+
 class Snapshot:
     """The bytes of one version of an inode. Use from one thread at a time; close it."""
 
@@ -356,6 +366,15 @@ class Snapshot:
     def close(self) -> None:
         """Let the segments go."""
         self._files = {}
+
+    @property
+    def syncs(self) -> list[_FilledSegment]:
+        """What to sync before these bytes may be the only ones: what was fetched is not."""
+        return [_FilledSegment(file) for file in self._files.values()]
+
+    def covers_segments_of(self, found: list[Extent]) -> bool:
+        """Whether `syncs` holds for these extents too."""
+        return {e.segment for e in found} <= {ZEROS, *self._files}
 
     def _within(self, start: int, stop: int) -> list[Extent]:
         first = max(0, bisect.bisect_right(self._starts, start) - 1)

@@ -24,7 +24,7 @@ import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -251,18 +251,38 @@ class Persister:
         stored = inode.stored
         if stored is None or (stored.parent, stored.name) != (place.parent, place.name):
             return
-        self._fetcher.fill_all(inode)
 
-        def change(txn: Txn) -> None:
-            current = namespace.get(txn, inode.id)
-            found = extents.overlapping(txn, current.id)
-            if not current.flags & InodeFlag.INLINE and extents.holes(found, 0, current.size):
-                raise StoreUnavailable(f"inode {current.id} was evicted meanwhile")
-            namespace.update(txn, current, stored=None)
+        def mark(txn: Txn, current: Inode) -> None:
             for parent, name in namespace.links(txn, current):
                 dirty.mark(txn, place.bucket, parent, name, current.size)
 
-        self._index.commit(change)
+        self._keep_here(inode, mark)
+
+    def _keep_here(self, inode: Inode, then: Callable[[Txn, Inode], None] | None = None) -> None:
+        """Make the cache the one keeper of an inode's bytes: fetched, synced, and no longer the
+        store's. StoreUnavailable if it cannot be done now."""
+        if inode.kind == Kind.FILE:
+            self._fetcher.fill_all(inode)
+        snapshot = self._contents.open(inode.id)
+        if snapshot is None:
+            return
+
+        def change(txn: Txn) -> None:
+            current = namespace.get(txn, inode.id)
+            here = extents.overlapping(txn, current.id)
+            whole = current.kind != Kind.FILE or current.flags & InodeFlag.INLINE
+            if not whole and (
+                extents.holes(here, 0, current.size) or not snapshot.covers_segments_of(here)
+            ):
+                raise StoreUnavailable(f"inode {current.id} was evicted meanwhile")
+            if current.stored is not None:
+                dirty.come_home(txn, current.stored.parent, current.stored.name, current.id)
+            current = namespace.update(txn, current, stored=None)
+            if then is not None:
+                then(txn, current)
+
+        with snapshot:
+            self._index.commit(change, syncs=snapshot.syncs)
 
     def _bring_home(self, inode_id: int, waiting: frozenset[int]) -> None:
         """Persist an inode that is away under its present name, so that its old place is free.
@@ -344,6 +364,9 @@ class Persister:
         """Under the key's lock; False when it must be looked at again."""
         task = self._look(task.place)
         if task.mode == WriteMode.TRANSIENT:
+            if task.inode is not None and not task.inode.is_dir and self._has_moved(task):
+                # Renamed from where things are persisted: what is here now stays here only.
+                self._keep_here(task.inode)
             self._clear(task)
             return True
         if task.inode is None:

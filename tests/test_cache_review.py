@@ -13,7 +13,7 @@ from typing import Any, cast
 import pytest
 
 from cache import dirty, extents, names, namespace
-from cache.config import MIB, CacheConfig, VolumeConfig
+from cache.config import MIB, CacheConfig, PrefixMode, VolumeConfig
 from cache.errors import (
     ExtentCorrupt,
     NoSuchBucket,
@@ -509,4 +509,23 @@ def test_checking_another_name_of_a_file_does_not_take_it_from_the_file(tmp_path
     box.drain()
     assert box.get(b"b") == b"x" * 9000
     assert box.inode(b"a").id == box.inode(b"b").id
+    box.close()
+
+
+def test_what_is_renamed_to_where_nothing_is_persisted_leaves_the_store(tmp_path: Path) -> None:
+    box = TestVolume(tmp_path, prefixes=(PrefixMode("tmp/", WriteMode.TRANSIENT),))
+    data = some_bytes(9000)
+    box.mkdir(b"tmp")
+    box.put(b"x", data)
+    box.create(b"link", Kind.SYMLINK, target=b"to")
+    box.drain()
+    box.evict()
+    box.rename(b"x", b"tmp/x")
+    box.rename(b"link", b"tmp/link")
+    box.drain()
+    assert not box.is_stored(b"x")
+    assert not box.is_stored(b"link")
+    box.evict()
+    assert box.get(b"tmp/x") == data
+    box.check()
     box.close()
