@@ -73,7 +73,7 @@ def serve(
         mount = _mount(operations, path, config)
         kernel.mounted()
         try:
-            trio.run(_serve_until_stopped, _Served(path, mount, config, kernel), ready)
+            trio.run(_serve_until_stopped, _Served(operations, path, mount, config, kernel), ready)
         finally:
             _end(mount, kernel, config)
             operations.close_all()
@@ -115,6 +115,7 @@ def _end(mount: Mount, kernel: KernelCache, config: MountConfig) -> None:
 class _Served:
     """What the loop's tasks need to know of the mount."""
 
+    operations: Operations
     path: Path
     mount: Mount
     config: MountConfig
@@ -125,6 +126,8 @@ async def _serve_until_stopped(served: _Served, ready: Callable[[], None]) -> No
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_stop_on_signal, served, nursery.cancel_scope)
         nursery.start_soon(_answer_requests, nursery.cancel_scope)
+        # Greeting us the kernel sets its own read-ahead, over what was set before.
+        await served.operations.greeted.wait()
         await trio.to_thread.run_sync(
             functools.partial(
                 mountpoint.tune,

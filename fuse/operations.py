@@ -27,6 +27,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import pyfuse3
+import trio
 
 from cache.changes import Change
 from cache.errors import CacheError, DeadlineExceeded, NameExists, NoSuchKey
@@ -97,6 +98,13 @@ class Operations(pyfuse3.Operations):
         self._lookups = LookupCounts()
         self._open: Handles[FileHandle] = Handles()
         self._stragglers = Stragglers()
+        self.greeted = trio.Event()
+        """Set when the kernel and we have agreed on the protocol (FUSE_INIT)."""
+
+    def init(self) -> None:
+        """Called by pyfuse3 in the loop just before it answers FUSE_INIT; whoever waits for
+        `greeted` runs after that."""
+        self.greeted.set()
         self._directories: Handles[DirectoryHandle] = Handles()
 
     # ------------------------------------------------------------------ names
