@@ -606,7 +606,7 @@ def test_compressed_bodies_are_stored_as_they_are(door: Door, bucket: str) -> No
     assert answer.status == 200
     got = door.request("GET", f"/{bucket}/key")
     assert got.body == body
-    assert got.headers["content-encoding"] == "gzip"
+    assert got.headers["Content-Encoding"] == "gzip"
 
 
 def test_line_breaks_do_not_get_into_headers(door: Door, bucket: str) -> None:

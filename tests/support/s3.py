@@ -217,5 +217,11 @@ def _running(gateway: Gateway, address: str) -> Iterator[int]:
     finally:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
+        # As asyncio.run() does: what was only waiting for its end gets it.
+        left = asyncio.all_tasks(loop)
+        for task in left:
+            task.cancel()
+        if left:
+            loop.run_until_complete(asyncio.wait(left))
         loop.close()
         listening.close()
