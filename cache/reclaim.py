@@ -51,6 +51,8 @@ class Reclaimer:
         low = min(capacity * self._config.low_watermark, high)
         if self.used_bytes() <= high:
             return freed
+        # Whoever filled the cache in a burst stands and waits for room: not in some seconds.
+        self.seal_abandoned()
         tried: set[int] = set()
         while self.used_bytes() > low:
             with self._index.read() as txn:
