@@ -126,13 +126,6 @@ class OpenFiles:
         if file is not None:
             file.set_mtime(mtime_ns)
 
-    def publish_all(self) -> None:
-        """Before the mount ends: publish every open file."""
-        with self._lock:
-            files = list(self._open.values())
-        for file in files:
-            file.publish()
-
 
 class OpenFile:
     """One open inode. See the module docstring."""

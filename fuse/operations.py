@@ -417,16 +417,16 @@ class Operations(pyfuse3.Operations):
     # ------------------------------------------------------------------ the end
 
     def close_all(self) -> None:
-        """After the loop: publish and release what is still open, and let go of all inodes.
+        """After the loop: release what is still open, which publishes it, and let go of all inodes.
 
-        Blocks. The kernel is gone, so nobody is left to be told of an error but the log.
+        Blocks; does not wait for the store: what is published is in the queue. The kernel is gone,
+        so nobody is left to be told of an error but the log.
         """
         for handle in self._open.drain():
-            for step in (handle.file.flush, handle.file.release):
-                try:
-                    step()
-                except CacheError as exc:
-                    log.error("a file that was open: %s", exc)
+            try:
+                handle.file.release()
+            except CacheError as exc:
+                log.error("a file that was open: %s", exc)
         self._directories.drain()
         for inode in self._lookups.known():
             self._files.drop(inode)
