@@ -392,8 +392,31 @@ class Persister:
             return self._see_intent(task)
         if not task.owned:
             task.store.delete(task.key)
+        elif task.base:
+            self._index.commit(partial(self._hand_over, task=task), grows=False)
         self._clear(task)
         return True
+
+    @staticmethod
+    def _hand_over(txn: Txn, task: _Task) -> None:
+        """The key is a live name's by now, in a directory that took the name of one that is gone:
+        what lies there is what the live one is to replace."""
+        owner = namespace.store_owner(txn, task.place.bucket, task.key)
+        if owner is None:
+            return
+        inode = namespace.get(txn, owner)
+        entry = dirty.find(txn, inode.parent, inode.name)
+        if inode.stored is None and entry is not None and not entry.base:
+            dirty.rebase(txn, inode.parent, inode.name, task.base)
+
+    def _is_leftover(self, task: _Task, version: str) -> bool:
+        """Whether an object was deleted here with its directory, and waits to be deleted there."""
+        with self._index.read() as txn:
+            for directory, _ in txn.scan(Table.ORPHANS):
+                entry = dirty.find(txn, int.from_bytes(directory, "big"), task.place.name)
+                if entry is not None and entry.base == version:
+                    return True
+        return False
 
     def _see_intent(self, task: _Task) -> bool:
         """An upload was begun and never came to the index: what the store has there, ours or not,
@@ -514,6 +537,8 @@ class Persister:
                 )
             if isinstance(exc, StaleContent):
                 raise  # bytes that were never cached, and that the store has no more
+            if self._is_leftover(task, theirs.version):
+                return self._upload(task, inode, theirs.version)
             aside = LOST_AND_FOUND + task.key + b"." + theirs.version.strip('"').encode()[:40]
             log.error("conflict: %r was changed by others; theirs is kept as %r", task.key, aside)
             task.store.copy(

@@ -529,3 +529,21 @@ def test_what_is_renamed_to_where_nothing_is_persisted_leaves_the_store(tmp_path
     assert box.get(b"tmp/x") == data
     box.check()
     box.close()
+
+
+@pytest.mark.parametrize("newest_first", [False, True])
+def test_a_key_made_again_alone_in_its_directory_is_no_conflict(
+    box: TestVolume, newest_first: bool
+) -> None:
+    box.listed()  # so that what is new here has to be new in the store
+    box.put(b"d/x", b"1" * 10)
+    box.drain()
+    box.delete(b"d/x")
+    box.put(b"d/x", b"2" * 20)
+    with box.volume.index.read() as txn:
+        entries = dirty.entries(txn)
+    for entry in reversed(entries) if newest_first else entries:
+        box.volume.persister.persist(place_of(entry))
+    box.drain()
+    assert list(box.stored()) == [b"d/", b"d/x"]
+    assert box.stored_bytes(b"d/x") == b"2" * 20
