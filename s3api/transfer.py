@@ -215,7 +215,8 @@ def _read_now(pieces: list[Piece]) -> bytes | None:
 async def _send_piece(request: web.BaseRequest, response: web.StreamResponse, piece: Piece) -> None:
     if isinstance(piece, FileRange):
         transport = request.transport
-        if transport is None:
+        # loop.sendfile() would say RuntimeError, which means a defect everywhere else.
+        if transport is None or transport.is_closing():
             raise ConnectionResetError("the client is gone")
         loop = asyncio.get_running_loop()
         sent = await loop.sendfile(transport, piece.file, piece.offset, piece.length)

@@ -266,8 +266,8 @@ def test_an_answer_that_cannot_be_finished_is_cut_off(
     assert len(door.request("GET", "/bucket/key").body) == 1 << 20
 
 
-def test_a_client_that_leaves_in_the_middle(door: Door) -> None:
-    """Nothing stays open, and the next client is served."""
+def test_a_client_that_leaves_in_the_middle(door: Door, caplog: pytest.LogCaptureFixture) -> None:
+    """Nothing stays open, nobody is alarmed, and the next client is served."""
     body = os.urandom(8 << 20)
     door.client().put_object(Bucket="bucket", Key="big", Body=body)
     before = len(os.listdir("/proc/self/fd"))
@@ -283,6 +283,7 @@ def test_a_client_that_leaves_in_the_middle(door: Door) -> None:
     until(lambda: len(os.listdir("/proc/self/fd")) <= before + 2)
     assert [entry.key for entry in door.volume.objects.list("bucket").entries] == [b"big"]
     assert door.request("GET", "/bucket/big").body == body
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 def test_a_slow_reader_gets_every_byte(door: Door) -> None:
