@@ -14,7 +14,7 @@ from aiohttp import web
 from cache.errors import BucketExists, BucketNotEmpty
 from cache.records import Bucket
 from s3api.auth import canonical_id
-from s3api.errors import S3Error
+from s3api.errors import S3Error, not_implemented
 from s3api.keys import check_bucket_created
 from s3api.operations import Call, check_private, offers
 from s3api.paging import decode_token, encode_token
@@ -74,10 +74,12 @@ def _region(call: Call, bucket: Bucket) -> str:
     return bucket.settings.get(_LOCATION, call.door.config.region.encode()).decode()
 
 
-@offers("CreateBucket", "ACL CreateBucketConfiguration")
+@offers("CreateBucket", "ACL CreateBucketConfiguration ObjectLockEnabledForBucket")
 async def create_bucket(call: Call) -> web.StreamResponse:
     """Idempotent for one's own bucket, as in Amazon's first region."""
     check_private(call.input)
+    if call.input.get("ObjectLockEnabledForBucket"):  # rclone says that it is not to be
+        raise not_implemented("x-amz-bucket-object-lock-enabled")
     name = check_bucket_created(call.bucket)
     body = await read_document(call)
     configuration: dict[str, Any] = body.get("CreateBucketConfiguration", {})
