@@ -78,6 +78,14 @@ def find(txn: Txn, parent: int, name: bytes) -> QueueEntry | None:
     return None if sequence is None else txn.record(Table.QUEUE, sequence, QueueEntry)
 
 
+def entries_of(txn: Txn, directory: int) -> list[QueueEntry]:
+    """The entries of names of this very directory."""
+    prefix = directory.to_bytes(8, "big")
+    rows = [sequence for _, sequence in txn.scan(Table.QUEUED, prefix, prefix)]
+    found = [txn.record(Table.QUEUE, sequence, QueueEntry) for sequence in rows]
+    return [entry for entry in found if entry is not None]
+
+
 def waits_below(txn: Txn, directory: int) -> bool:
     """Whether a name of this very directory waits."""
     prefix = directory.to_bytes(8, "big")

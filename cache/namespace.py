@@ -270,6 +270,8 @@ def leave(txn: Txn, parent: int, name: bytes, inode: Inode) -> Inode:
         # its path. The sequence tells when no such entry can be left (cache/recovery.py).
         sequence = txn.get(Table.META, b"next_sequence") or b""
         txn.put(Table.ORPHANS, key_bytes(inode.id), sequence)
+        if inode.is_dir:
+            inode = _leave_behind(txn, parent, name, inode)
     else:
         txn.delete(Table.LINKS, link_key(inode.id, parent, name))
         others = links(txn, inode)
@@ -279,6 +281,19 @@ def leave(txn: Txn, parent: int, name: bytes, inode: Inode) -> Inode:
             txn.delete(Table.LINKS, link_key(inode.id, *others[0]))
     put(txn, inode)
     return inode
+
+
+def _leave_behind(txn: Txn, parent: int, name: bytes, inode: Inode) -> Inode:
+    """What the store still has below a directory that was removed is nobody else's, not even a new
+    directory's of the same name: it stays in the way until the persister has removed it."""
+    stored = inode.stored
+    if stored is None:
+        stored = Stored(parent, name, "", 0, inode.revision, inode.attributes_revision)
+    if not dirty.waits_below(txn, inode.id):
+        dirty.come_home(txn, stored.parent, stored.name, inode.id)
+    elif dirty.away_at(txn, stored.parent, stored.name) is None:
+        dirty.send_away(txn, stored.parent, stored.name, inode.id)
+    return msgspec.structs.replace(inode, stored=stored)
 
 
 def _lead(txn: Txn, inode: Inode, name: tuple[int, bytes]) -> Inode:
@@ -361,8 +376,6 @@ def prune(txn: Txn, bucket: int, directory: int) -> None:
         leave(txn, above, name, inode)
         # On a store with real directories the empty one must go too.
         mark(txn, Place(bucket, above, name), 0)
-        if inode.stored is not None:
-            dirty.come_home(txn, inode.stored.parent, inode.stored.name, inode.id)
         directory = above
 
 

@@ -293,15 +293,22 @@ class Persister:
             except NoSuchInode:
                 return
             place = None
-            if inode.nlink and inode.stored is not None:
+            below: list[QueueEntry] = []
+            if inode.stored is not None and (inode.nlink or inode.is_dir):
                 root = namespace.bucket_of(txn, inode.parent)
                 place = Place(root, inode.parent, inode.name)
+                below = [] if inode.nlink else dirty.entries_of(txn, inode_id)
         if place is None:
             self._forget_place(inode)
         elif inode_id in waiting:
             self._step_aside(inode_id, place.bucket)
-        else:
+        elif inode.nlink:
             self.persist(place, waiting | {inode_id})
+        else:
+            # A directory that was removed: with what waits below it, it leaves the store.
+            for entry in below:
+                self.persist(place_of(entry), waiting | {inode_id})
+            self._forget_place(inode)
 
     def _step_aside(self, inode_id: int, root: int) -> None:
         """Names were exchanged, in a circle or with a directory's own child: nobody can go first.

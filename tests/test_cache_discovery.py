@@ -261,3 +261,46 @@ def test_answers_of_before_the_outage_are_not_mixed_up(make: Make) -> None:
         box.get(b"a")
     box.store.before = no_fault
     assert box.get(b"a") == b"1"
+
+
+@pytest.mark.parametrize("door", ["S3", "mount"])
+def test_a_deleted_key_stays_deleted_though_its_directory_is_made_anew(
+    make: Make, door: str
+) -> None:
+    box = make(revalidate="always")
+    box.listed()
+    box.put(b"d/e/x", b"1")
+    box.drain()
+    if door == "S3":
+        box.delete(b"d/e/x")
+        box.put(b"d/e/y", b"2")
+    else:
+        box.unlink(b"d/e/x")
+        box.rmdir(b"d/e")
+        box.rmdir(b"d")
+        box.mkdir(b"d")
+        box.mkdir(b"d/e")
+        box.create(b"d/e/y")
+    for _ in range(2):
+        box.age()
+        assert [key for key in box.listed() if not key.endswith(b"/")] == [b"d/e/y"]
+        with pytest.raises(NoSuchKey):
+            box.get(b"d/e/x")
+        box.drain()
+    assert list(box.stored()) == [b"d/", b"d/e/", b"d/e/y"]
+    box.check()
+
+
+def test_a_directory_that_others_removed_and_made_again_is_seen(make: Make) -> None:
+    box = make(revalidate="always")
+    foreign_put(box, b"d/x", b"1")
+    assert box.listed() == [b"d/", b"d/x"]
+    for key in (b"d/x", b"d/"):
+        box.store.store.delete(key)
+    for _ in range(2):
+        box.age()
+        box.listed()
+    assert box.names() == []
+    foreign_put(box, b"d/y", b"2")
+    box.age()
+    assert box.listed() == [b"d/", b"d/y"]
