@@ -8,7 +8,6 @@ thread-safe; a writer belongs to one thread at a time.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 
 from cache import contents as bytes_of
 from cache import extents, names, namespace
@@ -338,33 +337,3 @@ class Objects:
         namespace.update(txn, inode, explicit=False, size=0, etag="", flags=flags)
         namespace.mark(txn, place, 0)
         namespace.prune(txn, place.bucket, inode.id)
-
-    def update_attributes(
-        self,
-        bucket: str,
-        key: bytes,
-        change_attributes: Callable[[ObjectAttributes], ObjectAttributes],
-        check: Check | None = None,
-    ) -> Object:
-        """Change what is attached to an object, and not its bytes."""
-        record = self._writable(bucket)
-        mode = self._buckets.mode_of(record, key)
-        self.get(bucket, key)
-
-        def change(txn: Txn) -> tuple[Object, Place]:
-            found = find(txn, record, key)
-            if check is not None:
-                check(found)
-            place = namespace.locate(txn, record.root, key)
-            if found is None or place is None:
-                raise NoSuchKey(key)
-            attributes = change_attributes(found.attributes)
-            inode = namespace.put_object_attributes(txn, found.inode, attributes)
-            inode = namespace.update(txn, inode, attributes_revision=inode.attributes_revision + 1)
-            namespace.mark(txn, place, 0)
-            return Object(bucket, key, inode, attributes), place
-
-        found, place = self._index.commit(change)
-        if mode in (WriteMode.WRITE_THROUGH, WriteMode.WRITE_AROUND):
-            self._persister.persist(place)
-        return found
