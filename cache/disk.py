@@ -30,7 +30,7 @@ def create_segment(path: Path, size_bytes: int, header: bytes) -> int:
     """
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(fd, fcntl.LOCK_EX)  # waits for nobody but is_unlocked(), an instant
         os.posix_fallocate(fd, 0, size_bytes)
         write_at(fd, header, 0)
         os.fsync(fd)

@@ -186,7 +186,10 @@ class Fetcher:
             if current is None or current.stored != inode.stored or current.size < start:
                 return []
             assert current.stored is not None
-            added = staged.extents(current.stored.revision, at=start)
+            staged_extents = staged.extents(current.stored.revision, at=start)
+            # Cut off meanwhile: nothing lies behind the end.
+            inside = [e for e in staged_extents if e.start < current.size]
+            added = [e.slice(e.start, min(e.stop, current.size)) for e in inside]
             for extent in added:
                 extents.attach_missing(txn, inode.id, extent)
             return added

@@ -52,6 +52,7 @@ class Queue:
         self._pool: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
         self._busy: set[tuple[int, bytes]] = set()
+        self._scan_from = b""  # the sequence at which the next look at the queue begins
         self._resting: dict[str, tuple[float, float]] = {}  # store -> (until, pause)
 
     def close(self) -> None:
@@ -93,9 +94,14 @@ class Queue:
     def _due(self, hurry: bool) -> list[QueueEntry]:
         now = time.time_ns()
         due: list[QueueEntry] = []
+        start, self._scan_from = self._scan_from, b""
         with self._index.read() as txn:
-            for seen, (_, value) in enumerate(txn.scan(Table.QUEUE)):
-                if seen >= _SCAN_MAX or len(due) >= self._workers * 4:
+            for seen, (sequence, value) in enumerate(txn.scan(Table.QUEUE, start)):
+                if len(due) >= self._workers * 4:
+                    break
+                if seen >= _SCAN_MAX:
+                    # All these wait, for their store it may be: others are behind them.
+                    self._scan_from = sequence
                     break
                 entry = unpack(value, QueueEntry)
                 if (entry.parent, entry.name) in self._busy:

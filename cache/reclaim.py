@@ -83,12 +83,15 @@ class Reclaimer:
             active = [r for r in self._segments.records(txn) if r.state == SegmentState.ACTIVE]
         sealed = 0
         for record in active:
+            path = self._segments.path(record)
             try:
-                if not disk.is_unlocked(self._segments.path(record)):
+                if not disk.is_unlocked(path):
                     continue
+                is_made = path.stat().st_size >= record.size
             except FileNotFoundError:
-                if not self._is_old(record):
-                    continue  # its maker is just creating it
+                is_made = False
+            if not is_made and not self._is_old(record):
+                continue  # its maker is just creating it: the lock is taken before the space
             self._index.commit(partial(self._seal, record=record), grows=False)
             sealed += 1
         return sealed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import queue
 import threading
@@ -23,6 +24,7 @@ from cache.errors import (
     PreconditionFailed,
     StaleContent,
     StoreChanged,
+    StoreRefused,
     StoreUnavailable,
 )
 from cache.namespace import Place
@@ -34,7 +36,7 @@ from cache.stores.base import PartUpload
 from cache.stores.posix import PosixStore, PosixStoreConfig
 from cache.volume import Volume
 from tests.support.fault_store import no_fault
-from tests.support.volume import BUCKET, TestVolume, box, some_bytes, through
+from tests.support.volume import BUCKET, TestVolume, box, some_bytes, through, wait_until
 
 __all__ = ["box", "through"]
 
@@ -547,3 +549,66 @@ def test_a_key_made_again_alone_in_its_directory_is_no_conflict(
     box.drain()
     assert list(box.stored()) == [b"d/", b"d/x"]
     assert box.stored_bytes(b"d/x") == b"2" * 20
+
+
+# ------------------------------------------------------------------------------------ the mover
+
+
+def test_a_segment_that_is_just_being_made_is_not_sealed(
+    box: TestVolume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flock = fcntl.flock
+    sealed: list[int] = []
+
+    def interrupted(fd: int, operation: int) -> None:
+        if operation & fcntl.LOCK_EX and not sealed:
+            sealed.append(box.volume.reclaimer.seal_abandoned())
+        flock(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", interrupted)
+    box.put(b"x", b"1" * 9000)
+    assert sealed == [0]
+    assert box.volume.reclaimer.run_once() == 0
+    assert box.get(b"x") == b"1" * 9000
+
+
+def test_names_behind_many_that_wait_have_their_turn(
+    box: TestVolume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cache.queue._SCAN_MAX", 5)
+
+    def refuses(operation: str, key: bytes) -> None:
+        if key.startswith(b"bad"):
+            raise StoreRefused("says the test")
+
+    box.store.before = refuses
+    for number in range(12):
+        box.put(b"bad%d" % number, b"1")
+    box.put(b"good", b"1")
+
+    def look() -> bool:
+        box.volume.queue.run_once()
+        return box.is_stored(b"good")
+
+    wait_until(look)
+
+
+def test_a_fill_that_a_truncation_overtakes_leaves_nothing_behind_the_end(
+    box: TestVolume,
+) -> None:
+    box.put(b"x", b"1" * 200_000)
+    box.drain()
+    box.evict()
+    cuts = [100_000]
+
+    def cut(operation: str, key: bytes) -> None:
+        if operation == "read" and cuts:
+            box.volume.open_files.truncate(box.inode(b"x").id, cuts.pop())
+
+    box.store.after = cut
+    assert box.get(b"x", 0, 1000) == b"1" * 1000
+    wait_until(lambda: not cuts and not box.volume.fetcher._fills)
+    box.store.after = no_fault
+    box.check()
+    box.volume.open_files.truncate(box.inode(b"x").id, 150_000)
+    assert box.get(b"x") == b"1" * 100_000 + bytes(50_000)
