@@ -12,8 +12,9 @@ threads, one piece ahead of what the client has taken.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from typing import Generic, Protocol, TypeVar
 
 from aiohttp import web
@@ -188,8 +189,11 @@ async def send(
         for piece in pieces:
             await _send_piece(call.request, response, piece)
     else:
-        async for piece in _fetched(call, snapshot.pieces(start, stop)):
-            await _send_piece(call.request, response, piece)
+        # Closed here and now, not by the garbage collector: the caller closes the snapshot next,
+        # and a worker thread that still read from it would take it for a lost segment.
+        async with contextlib.aclosing(_fetched(call, snapshot.pieces(start, stop))) as fetched:
+            async for piece in fetched:
+                await _send_piece(call.request, response, piece)
     await response.write_eof()
     return response
 
@@ -226,7 +230,7 @@ async def _send_piece(request: web.BaseRequest, response: web.StreamResponse, pi
         await response.write(piece)
 
 
-async def _fetched(call: Call, pieces: Iterator[Piece]) -> AsyncIterator[Piece]:
+async def _fetched(call: Call, pieces: Iterator[Piece]) -> AsyncGenerator[Piece, None]:
     """Pieces made in worker threads, one ahead of the one that is being sent."""
     ahead = call.threads.transfer(next, pieces, None)
     try:
