@@ -406,7 +406,7 @@ class Files:
         }
 
         def change(txn: Txn) -> Inode:
-            found = namespace.get(txn, inode)
+            found = self._writable(txn, inode)
             updated = namespace.update(
                 txn,
                 found,
@@ -442,7 +442,7 @@ class Files:
             raise NotSupported("user.forebay.* is read-only")
 
         def change(txn: Txn) -> None:
-            found = namespace.get(txn, inode)
+            found = self._writable(txn, inode)
             key = _xattr_key(inode, name)
             present = txn.get(Table.XATTRS, key)
             if create and present is not None:
@@ -465,7 +465,7 @@ class Files:
         """NoSuchAttribute."""
 
         def change(txn: Txn) -> None:
-            found = namespace.get(txn, inode)
+            found = self._writable(txn, inode)
             if not txn.delete(Table.XATTRS, _xattr_key(inode, name)):
                 raise NoSuchAttribute(repr(name))
             namespace.update(txn, found, ctime_ns=time.time_ns())
@@ -521,6 +521,14 @@ class Files:
         found = namespace.lookup(txn, parent, name)
         if found is None:
             raise NoSuchKey(name)
+        return found
+
+    def _writable(self, txn: Txn, inode: int) -> Inode:
+        """NotPermitted in a read-only bucket."""
+        found = namespace.get(txn, inode)
+        if inode != ROOT and found.nlink:
+            root = inode if found.parent == ROOT else namespace.bucket_of(txn, found.parent)
+            self._buckets.check_writable(self._buckets.of_root(txn, root))
         return found
 
     @staticmethod

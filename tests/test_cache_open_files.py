@@ -1,0 +1,239 @@
+"""Open files against a bytearray: writes anywhere, truncates, reads, and when others see them."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cache.contents import INLINE_MAX
+from cache.errors import IsADirectory, NoSuchInode, NoSuchKey, NotPermitted
+from cache.records import WriteMode
+from tests.support.volume import BUCKET, TestVolume, box, some_bytes, through
+
+__all__ = ["box", "through"]
+
+positions = st.one_of(
+    st.integers(0, 2 * INLINE_MAX), st.sampled_from([258_047, 258_048, 300_000, 600_000])
+)
+lengths = st.one_of(st.integers(0, 2 * INLINE_MAX), st.sampled_from([258_049, 300_000]))
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("write"), positions, lengths),
+        st.tuples(st.just("write"), positions, lengths),
+        st.tuples(st.just("append"), lengths),
+        st.tuples(st.just("truncate"), positions),
+        st.tuples(st.just("read"), positions, lengths),
+        st.tuples(st.just("flush")),
+        st.tuples(st.just("persist")),
+        st.tuples(st.just("evict")),
+        st.tuples(st.just("reopen")),
+    ),
+    max_size=20,
+)
+
+
+@pytest.fixture(scope="module", params=[WriteMode.WRITE_BACK, WriteMode.WRITE_THROUGH])
+def shared(request: pytest.FixtureRequest) -> Iterator[TestVolume]:
+    with tempfile.TemporaryDirectory() as directory:
+        volume = TestVolume(Path(directory), write_mode=request.param)
+        yield volume
+        volume.close()
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(steps)
+def test_a_file_is_a_bytearray(shared: TestVolume, steps: list[tuple]) -> None:  # type: ignore[type-arg]
+    files = shared.volume.open_files
+    inode = shared.create(b"f")
+    file = files.open(inode.id, write=True)
+    model = bytearray()
+    published = b""
+    try:
+        for number, (verb, *rest) in enumerate(steps):
+            match verb:
+                case "write" | "append":
+                    start, length = rest if verb == "write" else (len(model), rest[0])
+                    data = some_bytes(length, number)
+                    assert file.write(start, data) == length
+                    if length:
+                        model.extend(bytes(max(0, start - len(model))))
+                        model[start : start + length] = data
+                    elif start > len(model):
+                        model.extend(bytes(start - len(model)))
+                case "truncate":
+                    file.truncate(rest[0])
+                    del model[rest[0] :]
+                    model.extend(bytes(rest[0] - len(model)))
+                    published = bytes(model)
+                case "read":
+                    start, length = rest
+                    assert file.read(start, length) == model[start : start + length]
+                case "flush":
+                    file.flush()
+                    published = bytes(model)
+                case "persist":
+                    shared.drain()
+                case "evict":
+                    shared.evict()
+                case "reopen":
+                    file.release()
+                    published = bytes(model)
+                    file = files.open(inode.id, write=True)
+            assert files.size_of(shared.volume.files.get(inode.id)).size == len(model)
+            assert shared.volume.objects.get(BUCKET, b"f").size == len(published)
+        assert file.read(0, len(model) + 1) == model
+        assert shared.get(b"f") == published
+        file.flush()
+        assert shared.get(b"f") == model
+        shared.drain()
+        assert shared.stored_bytes(b"f") == model
+    finally:
+        file.release()
+        shared.unlink(b"f")
+        shared.drain()
+        shared.reap()
+    assert shared.fsck(read_data=True).problems == []
+
+
+def test_others_see_a_write_when_it_is_flushed_and_no_earlier(box: TestVolume) -> None:
+    inode = box.create(b"f")
+    file = box.volume.open_files.open(inode.id, write=True)
+    file.write(0, b"1" * 9000)
+    assert box.get(b"f") == b""
+    file.flush()
+    assert box.get(b"f") == b"1" * 9000
+    file.write(0, b"2")
+    file.release()
+    assert box.get(b"f") == b"2" + b"1" * 8999
+
+
+@pytest.mark.parametrize("size", [0, 1, INLINE_MAX, INLINE_MAX + 1, 600_000])
+def test_the_etag_is_the_md5_of_a_file_written_front_to_back(box: TestVolume, size: int) -> None:
+    data = some_bytes(size)
+    file = box.volume.open_files.open(box.create(b"f").id, write=True)
+    for start in range(0, size, 50_000):
+        file.write(start, data[start : start + 50_000])
+    file.release()
+    etag = box.volume.objects.get(BUCKET, b"f").etag
+    assert etag == hashlib.md5(data).hexdigest()
+    if size > INLINE_MAX:
+        box.write(b"f", b"x", 5)
+        changed = box.volume.objects.get(BUCKET, b"f").etag
+        assert "-" in changed
+        box.write(b"f", b"y", 5)
+        assert box.volume.objects.get(BUCKET, b"f").etag != changed
+
+
+def test_an_unlinked_file_lives_until_its_last_close(box: TestVolume) -> None:
+    inode = box.create(b"f")
+    box.write(b"f", b"1" * 9000)
+    file = box.volume.open_files.open(inode.id, write=True)
+    box.unlink(b"f")
+    box.drain()
+    box.reap()
+    file.write(9000, b"2" * 9000)
+    file.flush()
+    box.reap()
+    assert file.read(8999, 2) == b"12"
+    file.release()
+    box.reap()
+    with pytest.raises(NoSuchInode):
+        box.volume.files.get(inode.id)
+    box.check()
+    assert box.stored() == {}
+
+
+def test_an_open_file_keeps_its_own_bytes_when_s3_puts_over_its_name(box: TestVolume) -> None:
+    box.put(b"f", b"1" * 9000)
+    file = box.volume.open_files.open(box.inode(b"f").id, write=True)
+    box.put(b"f", b"2" * 9000)
+    file.write(9000, b"3")
+    file.flush()
+    assert file.read(8999, 2) == b"13"
+    assert box.get(b"f") == b"2" * 9000
+    file.release()
+    box.drain()
+    assert box.stored_bytes(b"f") == b"2" * 9000
+
+
+def test_two_openers_share_one_file(box: TestVolume) -> None:
+    inode = box.create(b"f")
+    files = box.volume.open_files
+    one, other = files.open(inode.id, write=True), files.open(inode.id, write=True)
+    one.write(0, b"1" * 5000)
+    assert other.read(0, 5000) == b"1" * 5000
+    one.release()
+    assert files.held() == {inode.id}
+    other.release()
+    assert files.held() == set()
+
+
+def test_a_crash_loses_what_was_not_flushed_and_nothing_else(box: TestVolume) -> None:
+    inode = box.create(b"f")
+    file = box.volume.open_files.open(inode.id, write=True)
+    file.write(0, b"1" * 9000)
+    file.flush()
+    file.write(0, b"2" * 9000)
+    box.restart()
+    assert box.get(b"f") == b"1" * 9000
+    box.check()
+
+
+def test_in_write_through_the_store_has_it_when_flush_returns(through: TestVolume) -> None:
+    through.create(b"f")
+    through.write(b"f", b"1" * 9000)
+    assert through.stored_bytes(b"f") == b"1" * 9000
+
+
+def test_a_directory_is_not_opened_and_what_is_gone_is_not_found(box: TestVolume) -> None:
+    inode = box.mkdir(b"d")
+    with pytest.raises(IsADirectory):
+        box.volume.open_files.open(inode.id, write=False)
+    with pytest.raises(NoSuchInode):
+        box.volume.open_files.open(10**9, write=False)
+    with pytest.raises(NoSuchKey):
+        box.inode(b"missing")
+
+
+def test_a_read_only_bucket_opens_for_reading(tmp_path: Path) -> None:
+    volume = TestVolume(tmp_path)
+    volume.put(b"f", b"1")
+    volume.drain()
+    volume.close()
+    volume = TestVolume(tmp_path, read_only=True)
+    try:
+        assert volume.read(b"f") == b"1"
+        with pytest.raises(NotPermitted):
+            volume.volume.open_files.open(volume.inode(b"f").id, write=True)
+        for change in (
+            lambda: volume.put(b"g", b"1"),
+            lambda: volume.delete(b"f"),
+            lambda: volume.unlink(b"f"),
+            lambda: volume.create(b"g"),
+            lambda: volume.mkdir(b"d"),
+            lambda: volume.rename(b"f", b"g"),
+            lambda: volume.chmod(b"f", 0o600),
+        ):
+            with pytest.raises(NotPermitted):
+                change()
+        assert volume.listed() == [b"f"]
+    finally:
+        volume.close()
+
+
+def test_many_scattered_writes_are_published_before_they_fill_the_memory(
+    box: TestVolume,
+) -> None:
+    inode = box.create(b"f")
+    file = box.volume.open_files.open(inode.id, write=True)
+    for number in range(2500):
+        file.write(5000 + number * 3, b"x")
+    assert 0 < len(file._overlay) < 2048
+    file.release()
+    assert box.get(b"f") == bytes(5000) + b"x\0\0" * 2499 + b"x"
