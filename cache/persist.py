@@ -281,6 +281,7 @@ class Persister:
             if then is not None:
                 then(txn, current)
 
+        snapshot.warms = False
         with snapshot:
             self._index.commit(change, syncs=snapshot.syncs)
 
@@ -585,6 +586,7 @@ class Persister:
         snapshot = self._contents.open(inode.id)
         if snapshot is None or snapshot.inode.revision != inode.revision:
             raise StoreUnavailable(f"{task.key!r} changed while it was being persisted")
+        snapshot.warms = False
         with snapshot:
             found = task.store.put(
                 task.key,

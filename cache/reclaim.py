@@ -53,15 +53,26 @@ class Reclaimer:
             return freed
         # Whoever filled the cache in a burst stands and waits for room: not in some seconds.
         self.seal_abandoned()
+        # What was read gets its second chance as long as there is anything else to drop.
+        for keep_heat in (True, False):
+            freed += self._empty_down_to(low, keep_heat=keep_heat)
+            if self.used_bytes() <= high:
+                break
+        return freed
+
+    def _empty_down_to(self, low: float, *, keep_heat: bool) -> int:
+        """Empty segments, each at most once, until no more than `low` bytes are in use; the number
+        of those that are gone."""
+        freed = 0
         tried: set[int] = set()
         while self.used_bytes() > low:
             with self._index.read() as txn:
                 records = [r for r in self._segments.records(txn) if r.id not in tried]
-            victim = eviction.victim(records, self._config.policy, capacity)
+            victim = eviction.victim(records, self._config.policy, self._segments.capacity_bytes)
             if victim is None:
                 break
             tried.add(victim.id)
-            freed += self._empty(victim)
+            freed += self._empty(victim, keep_heat=keep_heat)
         return freed
 
     def evict_all(self) -> int:
