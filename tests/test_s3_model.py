@@ -111,7 +111,7 @@ def test_what_is_not_offered_is_refused_by_name() -> None:
         ("PutObject", "x-amz-website-redirect-location", "/x"),
         ("PutObject", "x-amz-write-offset-bytes", "5"),
         ("DeleteObject", "x-amz-mfa", "1 2"),
-        ("CreateBucket", "x-amz-bucket-object-lock-enabled", "true"),
+        ("CreateBucket", "x-amz-object-ownership", "ObjectWriter"),
         ("CreateMultipartUpload", "x-amz-tagging", "a=b"),
         ("CopyObject", "x-amz-tagging", "a=b"),
     ],

@@ -324,6 +324,14 @@ def test_buckets(door: Door, client: Any) -> None:
     assert name not in [each["Name"] for each in client.list_buckets()["Buckets"]]
 
 
+def test_object_lock_is_not_offered(client: Any) -> None:
+    name = f"locked-{next(numbers)}"
+    wanted = {"Bucket": name, "ObjectLockEnabledForBucket": True}
+    assert code(client.create_bucket, **wanted) == "NotImplemented"
+    assert code(client.head_bucket, Bucket=name) == "404"
+    client.create_bucket(Bucket=name, ObjectLockEnabledForBucket=False)
+
+
 def test_pages_of_buckets(door: Door, client: Any) -> None:
     names = [f"page-{next(numbers)}-x" for _ in range(5)]
     for name in names:
