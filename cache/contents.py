@@ -352,7 +352,6 @@ class Snapshot:
         self._contents = contents
         self.inode = inode
         self.size = inode.size
-        self.is_wanted = True  # reading is a sign of interest; the node's own errands are none
         self.warms = True
         """Reading counts for what is evicted last. Not the node's own reading: the persister looks
         at every byte once, and if that counted, nothing would be colder than anything else."""
@@ -443,7 +442,6 @@ class Snapshot:
 
     def _extent_pieces(self, extent: Extent) -> Iterator[Piece]:
         if self.warms:
-            if self.is_wanted:
             self._contents.touch(extent)
         if extent.segment != ZEROS:
             yield FileRange(self._files[extent.segment], extent.file_offset, extent.length)
