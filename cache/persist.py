@@ -463,6 +463,9 @@ class Persister:
 
     def _put_directory(self, task: _Task, inode: Inode) -> bool:
         if not inode.explicit and not task.store.capabilities.native_directories:
+            if inode.stored is not None:
+                task.store.delete(task.key)  # the marker that it had when it was explicit
+                self._forget_place(inode)
             self._clear(task)
             return True
         if is_dirty(inode) or (

@@ -23,7 +23,7 @@ from cache.errors import CacheFull
 from cache.extents import Resident
 from cache.index import Index, Table, Txn
 from cache.records import Extent, Inode, InodeFlag, SegmentRecord, SegmentState
-from cache.segments import Reservation, Segments, segment_key
+from cache.segments import BLOCK, Reservation, Segments, segment_key
 
 log = logging.getLogger(__name__)
 
@@ -202,6 +202,9 @@ class Reclaimer:
         if file is None or not checksum_matches(extent, file):
             metrics.CORRUPT_EXTENTS.labels("moved").inc()
             log.error("segment %d byte %d is corrupt; not moved", extent.segment, extent.offset)
+            return None, None
+        if extent.stored_length > self._segments.segment_bytes - BLOCK:
+            log.warning("an extent of segment %d is longer than a segment now", extent.segment)
             return None, None
         reservation = self._segments.kept.reserve(extent.stored_length)
         position, end = extent.offset, extent.offset + extent.stored_length

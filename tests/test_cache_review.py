@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import os
 import queue
@@ -35,7 +36,7 @@ from cache.records import Bucket, Extent, Kind, ObjectAttributes, Part, WriteMod
 from cache.stores.base import PartUpload
 from cache.stores.posix import PosixStore, PosixStoreConfig
 from cache.volume import Volume
-from tests.support.fault_store import no_fault
+from tests.support.fault_store import FaultStore, no_fault
 from tests.support.volume import BUCKET, TestVolume, box, some_bytes, through, wait_until
 
 __all__ = ["box", "through"]
@@ -612,3 +613,38 @@ def test_a_fill_that_a_truncation_overtakes_leaves_nothing_behind_the_end(
     box.check()
     box.volume.open_files.truncate(box.inode(b"x").id, 150_000)
     assert box.get(b"x") == b"1" * 100_000 + bytes(50_000)
+
+
+def test_after_the_segments_became_smaller_what_is_dirty_still_moves(tmp_path: Path) -> None:
+    data = some_bytes(900_000)
+    box = TestVolume(tmp_path, segment_bytes=4 * MIB)
+    box.put(b"x", data)
+    box.close()
+    box = TestVolume(tmp_path, segment_bytes=MIB)
+    box.put(b"y", b"1" * 9000)
+    box.evict()
+    assert box.get(b"x") == data
+    box.check()
+    box.close()
+
+
+def test_a_deleted_directory_marker_leaves_a_store_that_has_no_directories(
+    box: TestVolume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flat = dataclasses.replace(box.store.store.capabilities, native_directories=False)
+    monkeypatch.setattr(FaultStore, "capabilities", property(lambda _: flat))
+    box.listed()
+    box.put(b"d/")
+    box.put(b"d/x", b"1")
+    box.drain()
+    deleted = []
+
+    def note(operation: str, key: bytes) -> None:
+        if operation == "delete":
+            deleted.append(key)
+
+    box.store.before = note
+    box.delete(b"d/")
+    box.drain()
+    assert box.listed() == [b"d/x"]
+    assert deleted == [b"d/"]
