@@ -359,6 +359,7 @@ class Snapshot:
         self._extents = found
         self._starts = [extent.start for extent in found]
         self._files = files
+        self._closed = False
 
     def __enter__(self) -> Snapshot:
         return self
@@ -367,7 +368,8 @@ class Snapshot:
         self.close()
 
     def close(self) -> None:
-        """Let the segments go."""
+        """Let the segments go. Reading on is an error: a segment missing here is not a lost one."""
+        self._closed = True
         self._files = {}
 
     @property
@@ -421,6 +423,8 @@ class Snapshot:
             return
         position = start
         for extent in self._within(start, stop):
+            if self._closed:
+                raise StaleContent(f"inode {self.inode.id} is read from a closed snapshot")
             if extent.start > position:
                 yield from self._fetched(position, extent.start)
             try:

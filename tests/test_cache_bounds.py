@@ -12,7 +12,7 @@ from cache.config import MIB
 from cache.errors import CacheFull, StaleContent
 from cache.segments import Reservation, SegmentStream
 from cache.stores.base import StoredAttributes
-from tests.support.volume import TestVolume, some_bytes
+from tests.support.volume import BUCKET, TestVolume, some_bytes
 
 
 def take_all(stream: SegmentStream, length: int, taken: list[Reservation]) -> None:
@@ -38,6 +38,23 @@ def test_a_writer_into_a_full_cache_is_refused_once_slowly_then_at_once(
         assert time.monotonic() - start < 0.9, "each refusal waited"
         for reservation in taken:
             reservation.release()
+    finally:
+        box.close()
+
+
+def test_a_closed_snapshot_is_not_taken_for_a_lost_segment(tmp_path: Path) -> None:
+    box = TestVolume(tmp_path)
+    try:
+        data = some_bytes(3 * MIB)
+        box.put(b"a", data)
+        found, snapshot = box.volume.objects.open(BUCKET, b"a")
+        pieces = snapshot.pieces(0, found.size)
+        next(pieces)
+        snapshot.close()
+        with pytest.raises(StaleContent):
+            next(pieces)
+        assert box.get(b"a") == data
+        box.check()
     finally:
         box.close()
 
