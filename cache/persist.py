@@ -64,6 +64,8 @@ log = logging.getLogger(__name__)
 _LOOKS_MAX = 100
 LOST_AND_FOUND = b"lost+found/"
 _ASIDE = b".forebay-moving-"
+_NOT_QUEUED = -1
+"""As `touched` of a name that does not wait: no entry has it."""
 
 
 @dataclass(slots=True)
@@ -74,7 +76,7 @@ class _Task:
     store: Store
     key: bytes  # in the store
     mode: WriteMode
-    touched: int | None  # of the queue entry, None if the name is not queued
+    touched: int  # of the queue entry; _NOT_QUEUED clears none that came in meanwhile
     base: str  # version of what lies there, if that is not the inode's
     intent: bool  # see QueueEntry
     inode: Inode | None  # None: the name is gone
@@ -209,7 +211,7 @@ class Persister:
             store=self._buckets.store(bucket),
             key=key,
             mode=self._buckets.mode_of(bucket, index_key),
-            touched=None if entry is None else entry.touched,
+            touched=_NOT_QUEUED if entry is None else entry.touched,
             base="" if entry is None else entry.base,
             intent=entry is not None and entry.intent,
             inode=inode,
