@@ -220,7 +220,7 @@ def test_without_its_store_a_full_node_refuses_writers_and_serves_readers(tmp_pa
     size = 2 * MIB
     with running_node(
         tmp_path,
-        cache={"capacity_bytes": 64 * MIB, "segment_bytes": "4MiB"},
+        cache={"capacity_bytes": 64 * MIB, "segment_bytes": "1MiB"},
         stores={"main": server.as_table()},
         buckets=[{"name": BUCKET, "store": "main", "write_mode": "write_back"}],
         node={"gateways": 1, "drain_timeout_s": 5},
@@ -231,7 +231,13 @@ def test_without_its_store_a_full_node_refuses_writers_and_serves_readers(tmp_pa
             for name in written:
                 doors.put(name, content(name, size))
             node.forebay("flush", "--timeout", "60")
+            # From now on the directory is known: whether an unknown name exists only a store can
+            # say, and without one a program that looks a new name up gets EIO.
+            assert doors.files() == set(written)
         # The store is gone.
+        for name in ("early-0", "early-1"):
+            doors.write(name, content(name, size))
+            written[name] = size
         written |= fill_until_refused("s3", doors.put, size)
         written |= fill_until_refused("mount", doors.write, size)
         assert len(written) > 10, "the bound was reached too early"
