@@ -361,7 +361,15 @@ class OpenFile:
         def change(txn: Txn) -> None:
             inode = namespace.forget_checksums(txn, namespace.get(txn, self.inode_id))
             extents.punch(txn, inode.id, size, max(size, inode.size))
-            inode = namespace.update(txn, inode, size=size, revision=inode.revision + 1)
+            # At once: an S3 client may read between this and the publication that follows.
+            state = hashlib.md5(f"{inode.etag} {size}".encode(), usedforsecurity=False)
+            inode = namespace.update(
+                txn,
+                inode,
+                size=size,
+                revision=inode.revision + 1,
+                etag=f"{state.hexdigest()}-1" if size else EMPTY_ETAG,
+            )
             mark_all(txn, self._shared.buckets, inode)
 
         self._shared.index.commit(change)
