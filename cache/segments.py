@@ -56,6 +56,7 @@ class ActiveSegment:
         self.next_offset = BLOCK
         self.outstanding = 0  # reservations neither attached nor given up
         self.full = False
+        self.closed = False
         self._sync_lock = threading.Lock()
         self._writes = 0  # counted up after each write
         self._synced_writes = 0
@@ -186,7 +187,8 @@ class SegmentStream:
 
     @staticmethod
     def _close_if_done(segment: ActiveSegment) -> None:
-        if segment.full and segment.outstanding == 0:
+        if segment.full and segment.outstanding == 0 and not segment.closed:
+            segment.closed = True
             os.close(segment.fd)  # drops the flock: the mover may seal it
 
     def close(self) -> None:

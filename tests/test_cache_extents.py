@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -94,19 +95,25 @@ def test_maps_do_what_bytes_do(index: Index, steps: list[tuple]) -> None:  # typ
         raw.abort()
 
 
-def apply(txn: Txn, model: dict[int, Bytes], number: int, verb: str, *rest) -> None:  # type: ignore[no-untyped-def]
-    inode = rest[0] if rest else 1
+def apply(  # noqa: C901  one verb a case
+    txn: Txn,
+    model: dict[int, Bytes],
+    number: int,
+    verb: str,
+    inode: int = 1,
+    where: tuple[int, int] | int = (0, 0),
+    at: int = 0,
+) -> None:
     mine, other = model[inode], 3 - inode
-    if verb in ("attach", "zeros", "fill", "punch", "share"):
-        start, length = rest[1]
-        span = range(start, start + length)
+    start, length = where if isinstance(where, tuple) else (where, 0)
+    span = range(start, start + length)
     match verb:
         case "attach":
             extents.attach(txn, inode, [stored(number, start, length)])
             mine |= {p: (number, p - start) for p in span}
         case "zeros":
             extents.attach(txn, inode, [Extent(start, length, ZEROS, 0, 0, 0, 0, 1)])
-            mine |= {p: (0, 0) for p in span}
+            mine |= dict.fromkeys(span, (0, 0))
         case "fill":
             extents.attach_missing(txn, inode, stored(number, start, length))
             for p in span:
@@ -116,14 +123,13 @@ def apply(txn: Txn, model: dict[int, Bytes], number: int, verb: str, *rest) -> N
             for p in span:
                 mine.pop(p, None)
         case "share":
-            at = rest[2]
             extents.share(txn, inode, start, start + length, other, at, 2)
             model[other] |= {p - start + at: mine[p] for p in span if p in mine}
         case "drop":
             extents.drop(txn, inode)
             mine.clear()
         case "drop one":
-            found = extents.extent_at(txn, inode, rest[1])
+            found = extents.extent_at(txn, inode, start)
             if found is not None:
                 extents.drop_one(txn, inode, found)
                 for p in range(found.start, found.stop):
@@ -156,7 +162,7 @@ def test_the_overlay_shows_the_newest_bytes(
         }
     assert found == {p: v for p, v in wanted.items() if low <= p < high}
     ordered = list(overlay)
-    assert all(a.stop <= b.start for a, b in zip(ordered, ordered[1:], strict=False))
+    assert all(a.stop <= b.start for a, b in pairwise(ordered))
 
 
 @given(st.lists(spans, max_size=8), st.tuples(positions, positions).map(sorted))

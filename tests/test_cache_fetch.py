@@ -1,0 +1,210 @@
+"""The miss path: each byte is fetched once on a node, by range, and versions never mix."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+import tracemalloc
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import pytest
+
+from cache.config import MIB
+from cache.errors import DeadlineExceeded, StaleContent, StoreUnavailable
+from cache.locks import NodeLocks
+from cache.stores.base import StoredAttributes
+from tests.support.fault_store import no_fault, unavailable
+from tests.support.volume import BUCKET, TestVolume, box, some_bytes
+
+__all__ = ["box"]
+
+SPAWN = multiprocessing.get_context("spawn")
+SIZE = 3_000_000
+
+
+def cold(box: TestVolume, key: bytes = b"a", size: int = SIZE) -> bytes:
+    """An object that is in the store only."""
+    data = some_bytes(size)
+    box.put(key, data)
+    box.drain()
+    box.evict()
+    box.store.read_bytes = 0
+    box.store.calls.clear()
+    return data
+
+
+def test_a_range_fetches_its_cells_and_no_more(box: TestVolume) -> None:
+    data = cold(box)
+    cell = box.volume.segments.extent_max
+    assert box.get(b"a", cell + 5, cell + 10) == data[cell + 5 : cell + 10]
+    assert box.store.read_bytes == cell
+    assert box.get(b"a", cell, 2 * cell) == data[cell : 2 * cell]
+    assert box.store.read_bytes == cell
+    assert box.get(b"a") == data
+    assert box.store.read_bytes == SIZE
+    assert box.get(b"a") == data
+    assert box.store.read_bytes == SIZE
+    box.check()
+
+
+def test_readers_of_one_object_share_its_fetch(box: TestVolume) -> None:
+    data = cold(box)
+    arrived = threading.Barrier(8)
+    outcome: list[bool] = []
+
+    def read() -> None:
+        arrived.wait()
+        outcome.append(box.get(b"a") == data)
+
+    threads = [threading.Thread(target=read) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert outcome == [True] * 8
+    assert box.store.read_bytes == SIZE
+
+
+def read_in_another_process(root: Path, go: Connection) -> None:
+    volume = TestVolume(root)
+    go.send("ready")
+    go.recv()
+    good = volume.get(b"a") == some_bytes(SIZE)
+    go.send((good, volume.store.read_bytes))
+    volume.close()
+    os._exit(0)
+
+
+def test_two_processes_fetch_each_byte_once(box: TestVolume, tmp_path: Path) -> None:
+    cold(box)
+    ours, theirs = SPAWN.Pipe()
+    process = SPAWN.Process(target=read_in_another_process, args=(tmp_path, theirs))
+    process.start()
+    assert ours.poll(60)
+    assert ours.recv() == "ready"
+    ours.send("go")
+    assert box.get(b"a") == some_bytes(SIZE)
+    assert ours.poll(60)
+    good, fetched = ours.recv()
+    process.join(30)
+    assert good
+    assert box.store.read_bytes + fetched == SIZE
+    box.check()
+
+
+def test_an_object_that_changed_in_the_store_fails_its_reader_and_mixes_nothing(
+    box: TestVolume,
+) -> None:
+    data = cold(box)
+    _, snapshot = box.volume.objects.open(BUCKET, b"a")
+    with snapshot:
+        assert snapshot.read(0, 10) == data[:10]
+        box.store.store.put(b"a", [b"n" * SIZE], SIZE, StoredAttributes())
+        with pytest.raises(StaleContent):
+            snapshot.read(0, SIZE)
+
+
+def test_an_outage_is_an_error_for_what_is_not_cached_only(box: TestVolume) -> None:
+    data = cold(box)
+    assert box.get(b"a", 0, 10) == data[:10]
+    box.store.before = unavailable
+    assert box.get(b"a", 0, 100) == data[:100]
+    with pytest.raises(StoreUnavailable):
+        box.get(b"a")
+    box.store.before = no_fault
+    assert box.get(b"a") == data
+
+
+def test_a_fetch_that_breaks_off_keeps_nothing_wrong(box: TestVolume) -> None:
+    data = cold(box)
+
+    def cut(operation: str, key: bytes) -> None:
+        if box.store.calls["read"] > 3:
+            raise StoreUnavailable("cut off")
+
+    box.store.before = cut
+    with pytest.raises(StoreUnavailable):
+        box.get(b"a")
+    box.store.before = no_fault
+    box.check()
+    assert box.get(b"a") == data
+
+
+def test_reading_a_large_object_takes_little_memory(box: TestVolume) -> None:
+    size = 24 * MIB
+    data = cold(box, size=size)
+    _, snapshot = box.volume.objects.open(BUCKET, b"a")
+    tracemalloc.start()
+    try:
+        position = 0
+        with snapshot:
+            for piece in snapshot.pieces(0, size):
+                chunk = piece if isinstance(piece, bytes) else piece.read()
+                assert chunk == data[position : position + len(chunk)]
+                position += len(chunk)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert position == size
+    assert peak < 12 * MIB, f"{peak} bytes"
+
+
+def test_what_does_not_fit_is_read_past_the_cache(tmp_path: Path) -> None:
+    volume = TestVolume(tmp_path, capacity_bytes=6 * MIB)
+    try:
+        data = some_bytes(20 * MIB)
+        volume.store.store.put(b"a", [data], len(data), StoredAttributes())
+        assert volume.get(b"a") == data
+        assert volume.get(b"a") == data
+        volume.check()
+    finally:
+        volume.close()
+
+
+# ---------------------------------------------------------------------- locks between processes
+
+
+def hold_until_told(path: Path, name: str, shared: bool, link: Connection) -> None:
+    with NodeLocks(path).hold(name, shared=shared, deadline_s=10):
+        link.send("held")
+        link.recv()
+        os._exit(0)  # killed while holding it
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_lock_excludes_other_processes_and_dies_with_its_holder(
+    tmp_path: Path, shared: bool
+) -> None:
+    locks = NodeLocks(tmp_path / "locks")
+    ours, theirs = SPAWN.Pipe()
+    process = SPAWN.Process(
+        target=hold_until_told, args=(tmp_path / "locks", "name", shared, theirs)
+    )
+    process.start()
+    assert ours.poll(60)
+    ours.recv()
+    with pytest.raises(DeadlineExceeded), locks.hold("name", deadline_s=0.05):
+        pass
+    if shared:
+        with locks.hold("name", shared=True, deadline_s=0.05):
+            pass
+    with locks.hold("another", deadline_s=0.05):
+        pass
+    ours.send("die")
+    process.join(30)
+    with locks.hold("name", deadline_s=5):
+        pass
+
+
+def test_a_lock_excludes_threads_too(tmp_path: Path) -> None:
+    locks = NodeLocks(tmp_path / "locks")
+    with (
+        locks.hold("a", 1, deadline_s=1),
+        pytest.raises(DeadlineExceeded),
+        locks.hold("a", 1, deadline_s=0.02),
+    ):
+        pass
+    with locks.hold("a", 1, deadline_s=1), locks.hold("a", 2, deadline_s=1):
+        pass
