@@ -27,8 +27,9 @@ from cache.index import Index, Table, Txn
 from cache.namespace import Place
 from cache.objects import Objects
 from cache.parts import PartWriter
-from cache.persist import Persister, uploaded_attributes
+from cache.persist import Persister
 from cache.publishing import Check, Object, Publication, Publisher, check_size
+from cache.reconcile import uploaded_attributes
 from cache.records import (
     Inode,
     InodeFlag,

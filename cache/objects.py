@@ -23,8 +23,9 @@ from cache.errors import (
 from cache.index import Index, Table, Txn
 from cache.listing import Lister, Listing
 from cache.namespace import Place
-from cache.persist import Persister, uploaded_attributes
+from cache.persist import Persister
 from cache.publishing import Check, Object, Publication, Publisher, check_size, find
+from cache.reconcile import uploaded_attributes
 from cache.records import (
     Bucket,
     Inode,

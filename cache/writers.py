@@ -15,8 +15,9 @@ from cache.contents import Staged
 from cache.errors import CacheError, CacheFull, StoreUnavailable
 from cache.index import Txn
 from cache.namespace import Place
-from cache.persist import Persister, uploaded_attributes
+from cache.persist import Persister
 from cache.publishing import Check, Object, Publication, Publisher
+from cache.reconcile import uploaded_attributes
 from cache.records import Bucket, Inode, InodeFlag, ObjectAttributes, WriteMode
 from cache.stores.base import StoredObject, Upload
 

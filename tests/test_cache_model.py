@@ -24,8 +24,9 @@ from hypothesis.stateful import run_state_machine_as_test as run_machine
 from cache import dirty
 from cache.errors import CacheError, NoSuchKey, PreconditionFailed, StoreUnavailable
 from cache.open_files import OpenFile
-from cache.persist import LOST_AND_FOUND, place_of
+from cache.persist import place_of
 from cache.publishing import Object
+from cache.reconcile import LOST_AND_FOUND
 from cache.records import Kind, ObjectAttributes, WriteMode
 from cache.stores.base import StoredAttributes
 from tests.support.fault_store import no_fault

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cache.persist import LOST_AND_FOUND
+from cache.reconcile import LOST_AND_FOUND
 from cache.records import ObjectAttributes
 from tests.support.volume import TestVolume, some_bytes
 

@@ -1,0 +1,105 @@
+"""Both sides of a name: what the index says of it, and what it knows of the store's.
+
+Nothing is changed and the store is not asked here. A Task is true for the transaction that read
+it: whoever acts on one takes the locks first and looks again (cache/persist.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cache import dirty, names, namespace
+from cache.buckets import Buckets
+from cache.index import Index, Txn
+from cache.namespace import Place
+from cache.records import Inode, ObjectAttributes, WriteMode
+from cache.stores.base import Store
+
+_ASIDE = b".forebay-moving-"
+NOT_QUEUED = -1
+"""As `touched` of a name that does not wait: no entry has it."""
+
+
+@dataclass(slots=True)
+class Task:
+    """What both sides say about a name, read in one transaction."""
+
+    place: Place
+    store: Store
+    key: bytes  # in the store
+    mode: WriteMode
+    touched: int  # of the queue entry; NOT_QUEUED clears none that came in meanwhile
+    base: str  # version of what lies there, if that is not the inode's
+    intent: bool  # see QueueEntry
+    inode: Inode | None  # None: the name is gone
+    attributes: ObjectAttributes
+    foreign: int | None  # an inode whose bytes lie at this place, or above it, and must go first
+    owned: bool  # the key is some live name's
+    stepping: int | None  # the inode, if it was killed while it stepped aside
+
+    @property
+    def has_moved(self) -> bool:
+        """Whether the store has the inode's bytes elsewhere than under this name."""
+        stored = self.inode.stored if self.inode else None
+        return stored is not None and (stored.parent, stored.name) != (
+            self.place.parent,
+            self.place.name,
+        )
+
+
+class Comparison:
+    """Blocks for a read transaction at the most; thread-safe."""
+
+    def __init__(self, index: Index, buckets: Buckets) -> None:
+        self._index = index
+        self._buckets = buckets
+
+    def look(self, place: Place) -> Task:
+        """NoSuchInode, NoSuchBucket when the place itself is gone."""
+        with self._index.read() as txn:
+            return self._look_in(txn, place)
+
+    def _look_in(self, txn: Txn, place: Place) -> Task:
+        entry = dirty.find(txn, place.parent, place.name)
+        bucket = self._buckets.of_root(txn, place.bucket)
+        _, index_key = namespace.path_of(txn, place.parent, place.name)
+        key = namespace.store_path_of(txn, place.parent, place.name)
+        dentry = names.find(txn, place.parent, place.name)
+        inode = None if dentry is None else namespace.get(txn, dentry.inode)
+        return Task(
+            place=place,
+            store=self._buckets.store(bucket),
+            key=key,
+            mode=self._buckets.mode_of(bucket, index_key),
+            touched=NOT_QUEUED if entry is None else entry.touched,
+            base="" if entry is None else entry.base,
+            intent=entry is not None and entry.intent,
+            inode=inode,
+            attributes=namespace.NO_ATTRIBUTES
+            if inode is None
+            else namespace.object_attributes(txn, inode),
+            foreign=namespace.in_the_way(txn, place, None if inode is None else inode.id),
+            owned=namespace.store_owner(txn, place.bucket, key) is not None,
+            stepping=None if inode is None else self._stepping(txn, place.bucket, inode),
+        )
+
+    @staticmethod
+    def _stepping(txn: Txn, root: int, inode: Inode) -> int | None:
+        """The inode's id if _step_aside was begun and not noted as done."""
+        if inode.stored is None or inode.stored.name == aside_name(inode):
+            return None
+        return inode.id if dirty.away_at(txn, root, aside_name(inode)) == inode.id else None
+
+    def still(self, task: Task) -> bool:
+        """Whether what was seen before the lock was taken still holds."""
+        now = self.look(task.place)
+        if now.key != task.key or now.foreign is not None:
+            return False
+        if now.inode is None or task.inode is None:
+            return now.inode is task.inode
+        return now.inode.id == task.inode.id
+
+
+def aside_name(inode: Inode) -> bytes:
+    """The name of the store's own place for an inode that steps aside, in the bucket's root."""
+    return _ASIDE + str(inode.id).encode() + (b"/" if inode.is_dir else b"")

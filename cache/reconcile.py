@@ -1,0 +1,513 @@
+"""Doing what one name needs in the store: upload, follow a rename, change attributes, delete.
+
+Called under the locks of the name's key, with the way free (cache/persist.py). Each step may be
+the last before a kill: what the store answers is noted in one change, and what was done without a
+note is recognised when it is met again. Blocking, thread-safe. Raises StoreError classes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import time
+from functools import partial
+
+import msgspec
+
+from cache import dirty, metrics, names, namespace
+from cache.comparison import Comparison, Task
+from cache.contents import Contents, chunks, is_dirty
+from cache.discovery import Discovery
+from cache.errors import (
+    NoSuchInode,
+    StaleContent,
+    StoreChanged,
+    StoreNotFound,
+    StoreUnavailable,
+)
+from cache.index import Index, Table, Txn
+from cache.keeping import Keeper
+from cache.namespace import Place
+from cache.records import (
+    ROOT,
+    Inode,
+    Kind,
+    ObjectAttributes,
+    Stored,
+    WriteMode,
+)
+from cache.stores.base import ABSENT, Store, StoredAttributes, StoredObject
+
+log = logging.getLogger(__name__)
+
+LOST_AND_FOUND = b"lost+found/"
+
+
+def stored_attributes(inode: Inode, attributes: ObjectAttributes) -> StoredAttributes:
+    """What the store is told beside the bytes."""
+    return StoredAttributes(
+        kind=Kind(inode.kind),
+        mode=inode.mode,
+        uid=inode.uid,
+        gid=inode.gid,
+        mtime_ns=inode.mtime_ns,
+        rdev=inode.rdev,
+        symlink_target=inode.target if inode.kind == Kind.SYMLINK else None,
+        content_type=attributes.content_type or None,
+        headers=attributes.headers,
+        metadata=attributes.metadata,
+        tags=attributes.tags,
+        s3_etag=inode.etag or None,
+    )
+
+
+def uploaded_attributes(attributes: ObjectAttributes, etag: str = "") -> StoredAttributes:
+    """What the store is told with a body that passes through to it as it arrives from an S3
+    client: nothing that is known only afterwards but the ETag. Mode, owner and time are left to
+    the store's defaults, as any other S3 client leaves them."""
+    return StoredAttributes(
+        content_type=attributes.content_type or None,
+        headers=attributes.headers,
+        metadata=attributes.metadata,
+        tags=attributes.tags,
+        s3_etag=etag or None,
+    )
+
+
+class Reconciler:
+    def __init__(
+        self,
+        index: Index,
+        contents: Contents,
+        discovery: Discovery,
+        comparison: Comparison,
+        keeper: Keeper,
+    ) -> None:
+        self._index = index
+        self._contents = contents
+        self._discovery = discovery
+        self._comparison = comparison
+        self._keeper = keeper
+
+    def reconcile(self, task: Task) -> bool:
+        """Under the key's lock; False when it must be looked at again."""
+        task = self._comparison.look(task.place)
+        if task.mode == WriteMode.TRANSIENT:
+            if task.inode is not None and not task.inode.is_dir and task.has_moved:
+                # Renamed from where things are persisted: what is here now stays here only.
+                self._keeper.keep_here(task.inode)
+            self._clear(task)
+            return True
+        if task.inode is None:
+            return self._remove(task)
+        inode = task.inode
+        if inode.is_dir:
+            return self._put_directory(task, inode)
+        if inode.nlink > 1 and (inode.parent, inode.name) != (task.place.parent, task.place.name):
+            self._upload(task, inode, expected=None)
+            self._clear(task)
+            return True
+        if is_dirty(inode):
+            return self._finish(task, inode, self._upload_checked(task, inode))
+        if task.has_moved:
+            return self._finish(task, inode, self._follow(task, inode))
+        assert inode.stored is not None
+        if inode.stored.attributes_revision != inode.attributes_revision:
+            return self._change_attributes(task, inode)
+        return self._verify(task, inode)
+
+    def _remove(self, task: Task) -> bool:
+        if task.intent:
+            return self._see_intent(task)
+        if not task.owned:
+            task.store.delete(task.key)
+        elif task.base:
+            self._index.commit(partial(self._hand_over, task=task), grows=False)
+        self._clear(task)
+        return True
+
+    @staticmethod
+    def _hand_over(txn: Txn, task: Task) -> None:
+        """The key is a live name's by now, in a directory that took the name of one that is gone:
+        what lies there is what the live one is to replace."""
+        owner = namespace.store_owner(txn, task.place.bucket, task.key)
+        if owner is None:
+            return
+        inode = namespace.get(txn, owner)
+        entry = dirty.find(txn, inode.parent, inode.name)
+        if inode.stored is None and entry is not None and not entry.base:
+            dirty.rebase(txn, inode.parent, inode.name, task.base)
+
+    def _is_leftover(self, task: Task, version: str) -> bool:
+        """Whether an object was deleted here with its directory, and waits to be deleted there."""
+        with self._index.read() as txn:
+            for directory, _ in txn.scan(Table.ORPHANS):
+                entry = dirty.find(txn, int.from_bytes(directory, "big"), task.place.name)
+                if entry is not None and entry.base == version:
+                    return True
+        return False
+
+    def _see_intent(self, task: Task) -> bool:
+        """An upload was begun and never came to the index: what the store has there, ours or not,
+        counts. Nothing is removed."""
+        found: StoredObject | None = None
+        with contextlib.suppress(StoreNotFound):
+            found = task.store.head(task.key)
+
+        def change(txn: Txn) -> None:
+            place = task.place
+            cleared = dirty.clear(txn, place.parent, place.name, task.touched)
+            if cleared and found is not None and namespace.get(txn, place.parent).nlink:
+                self._discovery.adopt(txn, place, found)
+            namespace.prune(txn, place.bucket, place.parent)
+
+        self._index.commit(change, grows=False)
+        self._look_for_more(task.place.parent)
+        return True
+
+    def _verify(self, task: Task, inode: Inode) -> bool:
+        """A clean name in the queue: a write_through was cut off between the store and the index.
+        Nobody was told that it succeeded; the store has it, so it counts."""
+        assert inode.stored is not None
+        try:
+            found = task.store.head(task.key)
+        except StoreNotFound:
+            return self._finish(task, inode, self._upload(task, inode, ABSENT))
+
+        def change(txn: Txn) -> None:
+            place = task.place
+            if dirty.clear(txn, place.parent, place.name, task.touched):
+                self._discovery.adopt(txn, place, found)
+
+        self._index.commit(change)
+        return True
+
+    def _put_directory(self, task: Task, inode: Inode) -> bool:
+        if not inode.explicit and not task.store.capabilities.native_directories:
+            if inode.stored is not None:
+                task.store.delete(task.key)  # the marker that it had when it was explicit
+                self._keeper.forget_place(inode)
+            self._clear(task)
+            return True
+        if is_dirty(inode) or (
+            inode.stored is not None
+            and inode.stored.attributes_revision != inode.attributes_revision
+        ):
+            found = task.store.put(task.key, (), 0, stored_attributes(inode, task.attributes))
+            return self._finish(task, inode, found)
+        if inode.explicit and task.store.capabilities.native_directories:
+            # Marked because something was put into it or taken out: its time again. If it is not
+            # there, it is on its way to or from another name, and marked for that.
+            with contextlib.suppress(StoreNotFound):
+                task.store.set_attributes(task.key, stored_attributes(inode, task.attributes))
+        self._clear(task)
+        return True
+
+    def move_directory(self, task: Task) -> bool:
+        """Under the bucket's lock: nothing below either place is touched by others."""
+        inode = task.inode
+        assert inode is not None
+        assert inode.stored is not None
+        with self._index.read() as txn:
+            old = namespace.store_path_of(txn, inode.stored.parent, inode.stored.name)
+            new = namespace.store_path_of(txn, task.place.parent, task.place.name)
+        log.info("the store follows a rename: %r -> %r", old, new)
+        try:
+            task.store.rename(old, new)
+        except StoreNotFound:
+            log.debug("%r was not in the store yet", old)
+        found = StoredObject(new, 0, inode.stored.version, time.time_ns())
+        if inode.explicit:
+            found = task.store.put(new, (), 0, stored_attributes(inode, task.attributes))
+        done = self._finish(task, inode, found)
+        if not task.store.capabilities.native_rename:
+            self.learn_versions(task.place.bucket, task.store, new)
+        return done
+
+    def learn_versions(self, bucket: int, store: Store, prefix: bytes) -> None:
+        """Copies may have other ETags than their originals: note those of a moved directory."""
+        marker = b""
+        while True:
+            page = store.list(prefix, delimiter=False, marker=marker)
+            objects = [e for e in page.entries if isinstance(e, StoredObject)]
+
+            def change(txn: Txn, objects: list[StoredObject] = objects) -> None:
+                for found in objects:
+                    owner = namespace.store_owner(txn, bucket, found.key)
+                    if owner is None:
+                        continue
+                    inode = namespace.get(txn, owner)
+                    if inode.stored is not None and inode.stored.size == found.size_bytes:
+                        stored = msgspec.structs.replace(inode.stored, version=found.version)
+                        namespace.update(txn, inode, stored=stored)
+
+            self._index.commit(change)
+            if page.next_marker is None:
+                return
+            marker = page.next_marker
+
+    def _upload_checked(self, task: Task, inode: Inode) -> StoredObject:
+        """Upload unless others changed the object; then keep theirs beside, and upload."""
+        if inode.stored is not None and not task.has_moved:
+            expected: str | None = inode.stored.version  # newer than what the entry may know
+        elif task.base:
+            expected = task.base
+        else:
+            expected = self._expect_new(task)
+        try:
+            return self._upload(task, inode, expected)
+        except (StoreChanged, StaleContent) as exc:
+            try:
+                theirs = task.store.head(task.key)
+            except StoreNotFound:
+                return self._upload(task, inode, ABSENT)
+            if self._is_ours(inode, theirs):
+                # We were killed between the store's answer and our own note of it; attributes may
+                # have changed since.
+                return task.store.set_attributes(
+                    task.key, stored_attributes(inode, task.attributes), expected=theirs.version
+                )
+            if isinstance(exc, StaleContent):
+                raise  # bytes that were never cached, and that the store has no more
+            if self._is_leftover(task, theirs.version):
+                return self._upload(task, inode, theirs.version)
+            aside = LOST_AND_FOUND + task.key + b"." + theirs.version.strip('"').encode()[:40]
+            log.error("conflict: %r was changed by others; theirs is kept as %r", task.key, aside)
+            task.store.copy(
+                task.key, theirs.version, aside, theirs.attributes or StoredAttributes()
+            )
+            return self._upload(task, inode, theirs.version)
+
+    @staticmethod
+    def _is_ours(inode: Inode, found: StoredObject) -> bool:
+        attributes = found.attributes
+        if inode.kind != Kind.FILE:
+            # A file system keeps no ETag with these; what they are is in their attributes.
+            return attributes is not None and (
+                (attributes.kind, attributes.symlink_target or b"", attributes.rdev)
+                == (inode.kind, inode.target, inode.rdev)
+            )
+        return (
+            bool(inode.etag)
+            and found.size_bytes == inode.size
+            and (
+                found.version.strip('"') == inode.etag
+                or (attributes is not None and attributes.s3_etag == inode.etag)
+            )
+        )
+
+    def _expect_new(self, task: Task) -> str | None:
+        """A name that is new here must be new there too, if the directory's listing is known."""
+        with self._index.read() as txn:
+            known = namespace.get(txn, task.place.parent).listed_ns
+        return ABSENT if known else None
+
+    def _upload(self, task: Task, inode: Inode, expected: str | None) -> StoredObject:
+        if inode.kind != Kind.FILE:
+            return task.store.put(
+                task.key, (), 0, stored_attributes(inode, task.attributes), expected=expected
+            )
+        snapshot = self._contents.open(inode.id)
+        if snapshot is None or snapshot.inode.revision != inode.revision:
+            raise StoreUnavailable(f"{task.key!r} changed while it was being persisted")
+        snapshot.warms = False
+        with snapshot:
+            found = task.store.put(
+                task.key,
+                chunks(snapshot, 0, snapshot.size),
+                inode.size,
+                stored_attributes(inode, task.attributes),
+                expected=expected,
+            )
+        metrics.PERSISTED_BYTES.inc(inode.size)
+        return found
+
+    def _follow(self, task: Task, inode: Inode) -> StoredObject:
+        """A clean file was renamed: its object moves inside the store."""
+        assert inode.stored is not None
+        with self._index.read() as txn:
+            old = namespace.store_path_of(txn, inode.stored.parent, inode.stored.name)
+        try:
+            if task.store.capabilities.native_rename:
+                return self._rename(task, inode, old)
+            return task.store.copy(
+                old,
+                inode.stored.version,
+                task.key,
+                stored_attributes(inode, task.attributes),
+            )
+        except (StoreNotFound, StoreChanged) as exc:
+            log.warning("%r is not in the store as it was (%s); uploading", old, exc)
+            try:
+                return self._upload(task, inode, None)
+            except StaleContent as stale:
+                raise StoreChanged(f"{old!r} was changed by others and is not cached") from stale
+
+    def _rename(self, task: Task, inode: Inode, old: bytes) -> StoredObject:
+        """The file that a clean inode is moves in one step, with the attributes that changed."""
+        assert inode.stored is not None
+        attributes = stored_attributes(inode, task.attributes)
+        try:
+            there = task.store.head(old)
+        except StoreNotFound:
+            # Killed between the store's answer and our own note of it?
+            there = task.store.head(task.key)
+            if not self._looks_like(inode, there):
+                raise
+            return task.store.set_attributes(task.key, attributes, expected=there.version)
+        if there.version != inode.stored.version:
+            raise StoreChanged(f"{old!r} is {there.version}, not {inode.stored.version}")
+        found = task.store.rename(old, task.key)
+        assert found is not None, "only the rename of a directory has no answer"
+        if inode.stored.attributes_revision != inode.attributes_revision:
+            found = task.store.set_attributes(task.key, attributes, expected=found.version)
+        return found
+
+    def _looks_like(self, inode: Inode, found: StoredObject) -> bool:
+        """Whether an object where a clean inode was to go is that inode's: others than we leave
+        no ETag with a file, which then is known by its size and time."""
+        if self._is_ours(inode, found):
+            return True
+        attributes = found.attributes
+        return (
+            attributes is not None
+            and attributes.s3_etag is None
+            and (attributes.kind, found.size_bytes, attributes.mtime_ns)
+            == (inode.kind, inode.size, inode.mtime_ns)
+        )
+
+    def _change_attributes(self, task: Task, inode: Inode) -> bool:
+        assert inode.stored is not None
+        attributes = stored_attributes(inode, task.attributes)
+        try:
+            found = task.store.set_attributes(task.key, attributes, expected=inode.stored.version)
+        except StoreNotFound:
+            found = self._upload_checked(task, inode)
+        except StoreChanged:
+            theirs = task.store.head(task.key)
+            if not self._is_ours(inode, theirs):
+                return self._take_theirs(task, inode, theirs)
+            found = task.store.set_attributes(task.key, attributes, expected=theirs.version)
+        return self._finish(task, inode, found)
+
+    def _take_theirs(self, task: Task, inode: Inode, theirs: StoredObject) -> bool:
+        """Others changed the bytes of a file of which we have other permissions only (or we were
+        killed after we gave it those): their bytes, our permissions."""
+        attributes = dataclasses.replace(
+            theirs.attributes or StoredAttributes(),
+            mode=inode.mode,
+            uid=inode.uid,
+            gid=inode.gid,
+        )
+        task.store.set_attributes(task.key, attributes, expected=theirs.version)
+        found = task.store.head(task.key)
+
+        def change(txn: Txn) -> None:
+            place = task.place
+            if dirty.clear(txn, place.parent, place.name, task.touched):
+                self._discovery.adopt(txn, place, found)
+
+        self._index.commit(change)
+        return True
+
+    def _finish(self, task: Task, seen: Inode, found: StoredObject) -> bool:
+        """Note what the store has now. True if that is what the index has too."""
+
+        def change(txn: Txn) -> bool:
+            place = task.place
+            try:
+                inode = namespace.get(txn, seen.id)
+            except NoSuchInode:
+                dirty.rebase(txn, place.parent, place.name, found.version)
+                return True
+            if inode.stored is not None:
+                dirty.come_home(txn, inode.stored.parent, inode.stored.name, inode.id)
+            stored = Stored(
+                place.parent,
+                place.name,
+                found.version,
+                found.size_bytes,
+                seen.revision,
+                seen.attributes_revision,
+            )
+            dentry = names.find(txn, place.parent, place.name)
+            if dentry is None or dentry.inode != inode.id:
+                # Renamed or replaced meanwhile: the bytes lie where the name was.
+                if inode.nlink:
+                    dirty.send_away(txn, place.parent, place.name, inode.id)
+                else:
+                    dirty.rebase(txn, place.parent, place.name, found.version)
+                namespace.update(txn, inode, stored=stored)
+                return False
+            namespace.update(txn, inode, stored=stored)
+            if not seen.is_dir or seen.stored is None or task.has_moved:
+                self._mark_above(txn, task)
+            same = (inode.revision, inode.attributes_revision) == (
+                seen.revision,
+                seen.attributes_revision,
+            )
+            if same:
+                dirty.clear(txn, place.parent, place.name, task.touched)
+            return same
+
+        return self._index.commit(change, grows=False)
+
+    def _clear(self, task: Task) -> None:
+        place = task.place
+
+        def change(txn: Txn) -> None:
+            dirty.clear(txn, place.parent, place.name, task.touched)
+            if task.inode is None:
+                # A write that failed may have left implicit directories for its key.
+                namespace.prune(txn, place.bucket, place.parent)
+                self._follow_up(txn, place)
+            if task.inode is None or not task.inode.is_dir:
+                self._mark_above(txn, task)
+
+        self._index.commit(change, grows=False)
+        if task.inode is None:
+            self._look_for_more(place.parent)
+
+    @staticmethod
+    def _mark_above(txn: Txn, task: Task) -> None:
+        """What is put into a real directory, or taken out, changes its time in the store; that may
+        have been set here before, and has to be set there again."""
+        if not task.store.capabilities.native_directories:
+            return
+        key = namespace.key_bytes(task.place.parent)
+        above = txn.record(Table.INODES, key, Inode)
+        if above is None or not above.explicit or not above.nlink or above.parent in (0, ROOT):
+            return
+        stored = above.stored
+        if stored is None or (stored.parent, stored.name) == (above.parent, above.name):
+            namespace.mark(txn, Place(task.place.bucket, above.parent, above.name), 0)
+
+    def _look_for_more(self, directory: int) -> None:
+        """An implicit directory lost the last key that we know of, and nobody ever asked the store
+        what else it has: ask, so that it goes, or shows what keeps it."""
+        with self._index.read() as txn:
+            inode = txn.record(Table.INODES, namespace.key_bytes(directory), Inode)
+            unsure = (
+                inode is not None
+                and not inode.explicit
+                and not inode.listed_ns
+                and inode.nlink
+                and names.is_empty(txn, directory)
+            )
+        if unsure:
+            # No answer: it stays, empty, until somebody looks into it.
+            with contextlib.suppress(StoreUnavailable):
+                self._discovery.learn_directory(directory)
+
+    @staticmethod
+    def _follow_up(txn: Txn, place: Place) -> None:
+        """The last name of a directory that is gone left the store: now the directory can, which
+        may have been tried in vain before."""
+        above = namespace.get(txn, place.parent)
+        if above.nlink or dirty.waits_below(txn, above.id):
+            return
+        if above.stored is not None:  # where the store has it
+            dirty.mark(txn, place.bucket, above.stored.parent, above.stored.name, 0)
+        else:
+            dirty.mark(txn, place.bucket, above.parent, above.name, 0)
