@@ -259,6 +259,7 @@ class CrashRun:
 
     def _read_back_emptied(self) -> None:
         """Persist all, stop, check, empty the cache, start, and read everything again."""
+        Doors(self._node).abort_uploads()
         self._node.forebay("flush", "--timeout", "60")
         code = self._node.stop()
         assert code == 0, f"forebay serve ended with {code}"

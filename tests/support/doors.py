@@ -48,6 +48,13 @@ class Doors:
         ]
         self.s3.complete_multipart_upload(**where, MultipartUpload={"Parts": done})
 
+    def abort_uploads(self) -> None:
+        """Give up what clients began and did not complete: its parts stay until somebody does."""
+        for upload in self.s3.list_multipart_uploads(Bucket=BUCKET).get("Uploads", []):
+            self.s3.abort_multipart_upload(
+                Bucket=BUCKET, Key=upload["Key"], UploadId=upload["UploadId"]
+            )
+
     def delete(self, name: str) -> None:
         self.s3.delete_object(Bucket=BUCKET, Key=name)
 
