@@ -126,6 +126,18 @@ def alternate(node: RunningNode, bucket: str, alternations: int) -> None:
     assert not stale, "\n".join(stale[:20])
     assert done >= alternations
     assert len(serving) == 2, "all connections went to one gateway"
+    node.forebay("flush")
+    stored = {
+        path.relative_to(node.store_dir / bucket).as_posix(): path.read_bytes()
+        for path in (node.store_dir / bucket).rglob("*")
+        if path.is_file()
+    }
+    # Nothing in lost+found: nobody else changes the store, so there is no conflict.
+    assert stored == {
+        f"{alternator.directory}/{name}": content
+        for alternator in alternators
+        for name, content in alternator.expected.items()
+    }
 
 
 def _connections(pid: int) -> int:

@@ -36,10 +36,12 @@ class Alternator:
         self.counts: dict[str, int] = {}
         self._s3 = s3
         self._bucket = bucket
+        self.directory = directory
         self._prefix = directory + "/"
         self._directory = mount / bucket / directory
         self._random = random.Random(seed)
-        self._expected: dict[str, bytes] = {}
+        self.expected: dict[str, bytes] = {}
+        """What is in the directory: bytes by name."""
         self._directory.mkdir()
 
     def run(self, alternations: int) -> None:
@@ -63,15 +65,15 @@ class Alternator:
 
     def _put(self) -> list[str]:
         name = self._random.choice(NAMES)
-        self._expected[name] = self._body(name)
-        self._s3.put(self._bucket, self._prefix + name, self._expected[name])
+        self.expected[name] = self._body(name)
+        self._s3.put(self._bucket, self._prefix + name, self.expected[name])
         return [name]
 
     def _delete(self) -> list[str]:
         name = self._any_present()
         if name is None:
             return []
-        del self._expected[name]
+        del self.expected[name]
         self._s3.delete(self._bucket, self._prefix + name)
         return [name]
 
@@ -79,7 +81,7 @@ class Alternator:
         source, name = self._any_present(), self._random.choice(NAMES)
         if source is None or source == name:
             return []
-        self._expected[name] = self._expected[source]
+        self.expected[name] = self.expected[source]
         self._s3.copy(self._bucket, self._prefix + source, self._prefix + name)
         return [name]
 
@@ -88,7 +90,7 @@ class Alternator:
         parts = [self._body(name)]
         if self._random.random() < 0.02:
             parts = [body(name, _PART_BYTES), *parts]
-        self._expected[name] = b"".join(parts)
+        self.expected[name] = b"".join(parts)
         self._s3.upload(self._bucket, self._prefix + name, parts)
         return [name]
 
@@ -96,16 +98,16 @@ class Alternator:
 
     def _write(self) -> list[str]:
         name = self._random.choice(NAMES)
-        self._expected[name] = self._body(name)
-        (self._directory / name).write_bytes(self._expected[name])
+        self.expected[name] = self._body(name)
+        (self._directory / name).write_bytes(self.expected[name])
         return [name]
 
     def _append(self) -> list[str]:
         name = self._any_present()
-        if name is None or len(self._expected[name]) > 2 * _SIZES[-1]:
+        if name is None or len(self.expected[name]) > 2 * _SIZES[-1]:
             return []
         more = self._body(name)
-        self._expected[name] += more
+        self.expected[name] += more
         with (self._directory / name).open("ab") as file:
             file.write(more)
         return [name]
@@ -114,7 +116,7 @@ class Alternator:
         old, new = self._any_present(), self._random.choice(NAMES)
         if old is None or old == new:
             return []
-        self._expected[new] = self._expected.pop(old)
+        self.expected[new] = self.expected.pop(old)
         (self._directory / old).rename(self._directory / new)
         return [new, old]
 
@@ -122,7 +124,7 @@ class Alternator:
         name = self._any_present()
         if name is None:
             return []
-        del self._expected[name]
+        del self.expected[name]
         (self._directory / name).unlink()
         return [name]
 
@@ -130,12 +132,12 @@ class Alternator:
         """A copy with link(2), so that a name appears that was never looked up: the linked name is
         then replaced, or appending would change both."""
         old, new = self._any_present(), self._random.choice(NAMES)
-        if old is None or new in self._expected:
+        if old is None or new in self.expected:
             return []
-        self._expected[new] = self._expected[old]
+        self.expected[new] = self.expected[old]
         os.link(self._directory / old, self._directory / new)
         copy = self._directory / ".copy"
-        copy.write_bytes(self._expected[old])
+        copy.write_bytes(self.expected[old])
         copy.rename(self._directory / old)
         return [new, old]
 
@@ -143,11 +145,11 @@ class Alternator:
 
     def _look_at_mount(self, what: str, name: str) -> None:
         path = self._directory / name
-        expected = self._expected.get(name)
+        expected = self.expected.get(name)
         looks: list[tuple[str, Callable[[], object], object]] = [
             ("stat", lambda: _size(path), None if expected is None else len(expected)),
             ("read", lambda: _read(path), expected),
-            ("readdir", lambda: sorted(os.listdir(path.parent)), sorted(self._expected)),
+            ("readdir", lambda: sorted(os.listdir(path.parent)), sorted(self.expected)),
         ]
         self._random.shuffle(looks)
         for look, see, wanted in looks:
@@ -155,8 +157,8 @@ class Alternator:
 
     def _look_at_s3(self, what: str, name: str) -> None:
         key = self._prefix + name
-        expected = self._expected.get(name)
-        sizes = {self._prefix: 0} | {self._prefix + n: len(b) for n, b in self._expected.items()}
+        expected = self.expected.get(name)
+        sizes = {self._prefix: 0} | {self._prefix + n: len(b) for n, b in self.expected.items()}
         looks: list[tuple[str, Callable[[], object], object]] = [
             ("GET", lambda: self._s3.get(self._bucket, key), expected),
             (
@@ -174,7 +176,7 @@ class Alternator:
             self.stale.append(f"{what}: {look} saw {_short(seen)} instead of {_short(wanted)}")
 
     def _any_present(self) -> str | None:
-        return self._random.choice(sorted(self._expected)) if self._expected else None
+        return self._random.choice(sorted(self.expected)) if self.expected else None
 
     def _body(self, name: str) -> bytes:
         mark = f"{self._prefix}{name} {self.alternations}"
