@@ -1,8 +1,8 @@
 """The volume against a reference of dictionaries: random verbs of both doors, evictions, restarts,
 persists in any order with answers lost, changes behind our back.
 
-FOREBAY_MODEL_STEPS sets how many steps a run takes in all (`long` runs choose their own); a
-failure prints the steps that lead to it, shortened.
+FOREBAY_MODEL_STEPS sets how many steps a run of each machine takes in all, and makes it another
+run each time; `long` runs do without. A failure prints the steps that lead to it, shortened.
 """
 
 from __future__ import annotations
@@ -575,3 +575,10 @@ MACHINES = [WriteBackMachine, WriteThroughMachine, RevalidatingMachine]
 @pytest.mark.parametrize("machine", MACHINES)
 def test_the_volume_does_what_the_model_does(machine: type[VolumeMachine]) -> None:
     run(machine, STEPS, derandomize="FOREBAY_MODEL_STEPS" not in os.environ)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize("machine", MACHINES)
+def test_the_volume_does_what_the_model_does_for_long(machine: type[VolumeMachine]) -> None:
+    run(machine, int(os.environ.get("FOREBAY_MODEL_STEPS", "60000")), derandomize=False)
