@@ -196,6 +196,11 @@ class Buckets:
             return max(matching, key=lambda p: len(p.prefix)).write_mode
         return config.write_mode
 
+    def modes_below(self, bucket: Bucket, prefix: bytes) -> set[WriteMode]:
+        """All modes that keys with this prefix may have."""
+        inner = (p for p in self.config(bucket).prefixes if p.prefix.encode().startswith(prefix))
+        return {self.mode_of(bucket, prefix), *(p.write_mode for p in inner)}
+
     def check_writable(self, bucket: Bucket) -> None:
         """NotPermitted in a bucket that is configured read_only."""
         if self.config(bucket).read_only:

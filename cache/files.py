@@ -321,6 +321,7 @@ class Files:
                 raise CrossesBucket("a rename stays in its bucket")
             if source.is_dir:
                 _check_not_below(txn, source.id, new_parent)
+                self._check_same_modes(txn, old, new)
             target = namespace.lookup(txn, new_parent, new_name)
             if exchange:
                 if target is None:
@@ -339,6 +340,19 @@ class Files:
             self._keep_directory(txn, parent)
 
         self._index.commit(change)
+
+    def _check_same_modes(self, txn: Txn, old: Place, new: Place) -> None:
+        """CrossesBucket when a directory would leave or enter a transient place: what is below it
+        was never queued, or always, and one transaction cannot visit it all."""
+        bucket = self._buckets.of_root(txn, old.bucket)
+        modes = [
+            self._buckets.modes_below(bucket, namespace.path_of(txn, place.parent, place.name)[1])
+            for place in (old, new)
+        ]
+        if WriteMode.TRANSIENT in modes[0] ^ modes[1] or (
+            WriteMode.TRANSIENT in modes[0] and len(modes[0] | modes[1]) > 1
+        ):
+            raise CrossesBucket("a directory stays among persisted keys, or among transient ones")
 
     def _displace(self, txn: Txn, source: Inode, place: Place, target: Inode) -> None:
         if target.is_dir:

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from cache import segments
-from cache.config import MIB
-from cache.errors import CacheFull, StaleContent
+from cache.config import MIB, PrefixMode
+from cache.errors import CacheFull, CrossesBucket, StaleContent
+from cache.records import WriteMode
 from cache.segments import Reservation, SegmentStream
 from cache.stores.base import StoredAttributes
 from tests.support.volume import BUCKET, TestVolume, some_bytes
@@ -55,6 +56,21 @@ def test_a_closed_snapshot_is_not_taken_for_a_lost_segment(tmp_path: Path) -> No
             next(pieces)
         assert box.get(b"a") == data
         box.check()
+    finally:
+        box.close()
+
+
+def test_a_directory_does_not_leave_a_transient_place(tmp_path: Path) -> None:
+    box = TestVolume(tmp_path, prefixes=(PrefixMode("tmp/", WriteMode.TRANSIENT),))
+    try:
+        for directory in (b"tmp", b"tmp/d", b"e"):
+            box.mkdir(directory)
+        for source, target in ((b"tmp/d", b"d"), (b"e", b"tmp/e"), (b"tmp", b"other")):
+            with pytest.raises(CrossesBucket):
+                box.rename(source, target)
+        box.rename(b"tmp/d", b"tmp/f")
+        box.rename(b"e", b"g")
+        assert box.names(b"") == [b"g", b"tmp"]
     finally:
         box.close()
 
