@@ -11,6 +11,8 @@ on with an upload; one that nobody touched for a week is swept when a store is o
 from __future__ import annotations
 
 import contextlib
+import errno
+import logging
 import os
 import re
 import uuid
@@ -29,6 +31,8 @@ from cache.stores.posix_uploads import (
     open_pooled,
     size_of,
 )
+
+log = logging.getLogger(__name__)
 
 _HEX = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _PART_NUMBER_MAX = 10_000
@@ -118,6 +122,11 @@ class PosixPartUpload:
                 try:
                     with contextlib.suppress(FileNotFoundError):
                         remove_parts(parts, os.fsencode(self._token))
+                except OSError as exc:
+                    if exc.errno != errno.ENOTEMPTY:
+                        raise
+                    # A part is just being written; what it leaves is swept at the next opening.
+                    log.info("upload %s: a part came in while it ended", self._token)
                 finally:
                     os.close(parts)
 
