@@ -33,7 +33,9 @@ from cache.namespace import Place
 from cache.records import (
     ROOT,
     Bucket,
+    Dentry,
     Inode,
+    InodeFlag,
     Kind,
     ObjectAttributes,
     Stored,
@@ -340,14 +342,23 @@ class Discovery:
             parent = dentry.inode
         return False
 
+    def see(self, inodes: Sequence[Inode]) -> None:
+        """Ask the store for the attributes of inodes that are known from a listing only. Blocks;
+        StoreUnavailable."""
+        for _ in self._pool.map(self._see_one, inodes):
+            pass
+
+    def _see_one(self, inode: Inode) -> None:
+        with self._index.read() as txn:
+            root, key = namespace.path_of(txn, inode.parent, inode.name)
+            bucket = self._buckets.of_root(txn, root)
+        self.learn_key(bucket, key)
+
     def look_again(self, inode: Inode) -> None:
         """Others replaced an inode's object in the store, as a reader just found: give its name
         what is there now. Blocks; an error is left to whoever asks next."""
         try:
-            with self._index.read() as txn:
-                root, key = namespace.path_of(txn, inode.parent, inode.name)
-                bucket = self._buckets.of_root(txn, root)
-            self.learn_key(bucket, key)
+            self._see_one(inode)
         except CacheError as exc:
             log.warning("inode %d was replaced in the store: %s", inode.id, exc)
 
@@ -371,6 +382,8 @@ class Discovery:
         if dentry is not None:
             old = namespace.get(txn, dentry.inode)
             if old.stored is not None and old.stored.version == found.version:
+                if old.flags & InodeFlag.UNSEEN and found.attributes is not None:
+                    self._see(txn, place, old, found)
                 return
             if old.stored is None and not old.is_dir:
                 return  # transient: never in the store
@@ -420,22 +433,37 @@ class Discovery:
         namespace.announce(txn, place.parent, place.name)
 
     def _inode(self, txn: Txn, place: Place, found: StoredObject) -> Inode:
+        kind = Kind.DIRECTORY if place.name.endswith(b"/") else Kind.FILE
+        return self._described(
+            txn, namespace.new_inode(txn, kind, mode=0, uid=0, gid=0), place, found
+        )
+
+    def _see(self, txn: Txn, place: Place, inode: Inode, found: StoredObject) -> None:
+        """Give an inode that was known from a listing only the attributes of its object."""
+        inode = self._described(txn, inode, place, found)
+        namespace.put(txn, inode)
+        names.put(txn, place.parent, place.name, Dentry(inode.id, inode.kind))
+        namespace.announce(txn, place.parent, place.name)
+        txn.changes.append(Change(0, b"", inode.id))
+
+    def _described(self, txn: Txn, inode: Inode, place: Place, found: StoredObject) -> Inode:
+        """The inode as the store describes its object."""
         attributes = found.attributes or StoredAttributes()
         is_dir = place.name.endswith(b"/")
         kind = Kind.DIRECTORY if is_dir else attributes.kind
         default_mode = self._config.directory_mode if is_dir else self._config.file_mode
-        inode = namespace.new_inode(
-            txn,
-            kind,
-            mode=default_mode if attributes.mode is None else attributes.mode & 0o7777,
-            uid=self._config.default_uid if attributes.uid is None else attributes.uid,
-            gid=self._config.default_gid if attributes.gid is None else attributes.gid,
-        )
         mtime = found.modified_ns if attributes.mtime_ns is None else attributes.mtime_ns
         target = attributes.symlink_target or b""
         size = len(target) if kind == Kind.SYMLINK else 0 if is_dir else found.size_bytes
+        config = self._config
+        unseen = InodeFlag.UNSEEN if found.attributes is None else 0
         inode = msgspec.structs.replace(
             inode,
+            kind=kind,
+            mode=default_mode if attributes.mode is None else attributes.mode & 0o7777,
+            uid=config.default_uid if attributes.uid is None else attributes.uid,
+            gid=config.default_gid if attributes.gid is None else attributes.gid,
+            flags=inode.flags & ~InodeFlag.UNSEEN | unseen,
             size=size,
             mtime_ns=mtime,
             ctime_ns=mtime,

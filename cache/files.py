@@ -100,26 +100,33 @@ class Files:
         with self._index.read() as txn:
             return namespace.get(txn, inode)
 
-    def known(self, parent: int) -> bool:
-        """Whether a lookup in this directory is answered without asking the store."""
+    def known(self, parent: int, name: bytes) -> bool:
+        """Whether lookup() answers for this name without asking the store."""
         with self._index.read() as txn:
+            found = namespace.lookup(txn, parent, name)
+            if found is not None:
+                return not found[1].flags & InodeFlag.UNSEEN
             return self._discovery.is_known(txn, namespace.get(txn, parent))
 
     def lookup(self, parent: int, name: bytes) -> Inode:
         """What the mount shows under a name. NoSuchKey; StoreUnavailable when only the store
         would know."""
-        learned = False
+        learned = seen = False
         while True:
             with self._index.read() as txn:
                 directory = namespace.require_directory(namespace.get(txn, parent))
                 found = namespace.lookup(txn, parent, name)
-                if found is not None:
-                    return found[1]
                 # Learned just now counts, though a store that is down left it as old as it was.
-                if learned or self._discovery.is_known(txn, directory):
+                if found is None and (learned or self._discovery.is_known(txn, directory)):
                     raise NoSuchKey(name)
-            self._discovery.learn_directory(parent)
-            learned = True
+            if found is None:
+                self._discovery.learn_directory(parent)
+                learned = True
+            elif found[1].flags & InodeFlag.UNSEEN and not seen:
+                self._discovery.see([found[1]])
+                seen = True
+            else:
+                return found[1]
 
     def position(self, name: bytes, inode: Inode) -> bytes:
         """The `after` that continues a listing behind this entry."""
@@ -127,14 +134,21 @@ class Files:
 
     def entries(self, directory: int, after: bytes, limit: int) -> list[tuple[bytes, Inode]]:
         """Names and inodes of a directory, in the order of their positions, behind `after`."""
-        learned = False
+        learned = seen = False
         while True:
             with self._index.read() as txn:
                 inode = namespace.require_directory(namespace.get(txn, directory))
-                if learned or self._discovery.is_known(txn, inode):
-                    return self._entries(txn, directory, after, limit)
-            self._discovery.learn_directory(directory)
-            learned = True
+                known = learned or self._discovery.is_known(txn, inode)
+                found = self._entries(txn, directory, after, limit) if known else []
+            if not known:
+                self._discovery.learn_directory(directory)
+                learned = True
+                continue
+            unseen = [entry for _, entry in found if entry.flags & InodeFlag.UNSEEN]
+            if not unseen or seen:
+                return found
+            self._discovery.see(unseen)
+            seen = True
 
     @staticmethod
     def _entries(txn: Txn, directory: int, after: bytes, limit: int) -> list[tuple[bytes, Inode]]:
@@ -527,7 +541,9 @@ class Files:
 
     def _learn(self, directory: int) -> None:
         """Before a name is made or removed: what the store has there must be known."""
-        if not self.known(directory):
+        with self._index.read() as txn:
+            known = self._discovery.is_known(txn, namespace.get(txn, directory))
+        if not known:
             self._discovery.learn_directory(directory)
 
     def _existing(self, txn: Txn, parent: int, name: bytes) -> tuple[bytes, Inode]:

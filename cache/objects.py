@@ -112,7 +112,8 @@ class Objects:
     def _settled(self, txn: Txn, bucket: Bucket, key: bytes, found: Object | None) -> bool:
         """Whether the index alone can answer for this key."""
         if found is not None:
-            return not self._discovery.must_check(bucket, found.inode)
+            seen = not found.inode.flags & InodeFlag.UNSEEN
+            return seen and not self._discovery.must_check(bucket, found.inode)
         parent = bucket.root
         for name in names.split_key(key)[0]:
             dentry = names.find(txn, parent, name)
@@ -127,8 +128,9 @@ class Objects:
             self._discovery.learn_key(bucket, key)
         except StoreUnavailable:
             with self._index.read() as txn:
-                if find(txn, bucket, key) is None:
-                    raise
+                known = find(txn, bucket, key)
+            if known is None or known.inode.flags & InodeFlag.UNSEEN:
+                raise
             log.warning("store of %s does not answer: serving what is known", bucket.name)
         with self._index.read() as txn:
             found = find(txn, bucket, key)

@@ -95,6 +95,7 @@ class InodeFlag(enum.IntFlag):
     XATTRS = 2  # rows in the xattrs table exist
     INLINE = 4  # its bytes are a row of the inline table, not extents (the row is whole)
     PINNED = 8  # its extents are never evicted
+    UNSEEN = 16  # learned from a listing that lacks attributes: to be asked for when they matter
 
 
 class Dentry(msgspec.Struct, array_like=True, frozen=True):

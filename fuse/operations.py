@@ -118,7 +118,7 @@ class Operations(pyfuse3.Operations):
         try:
             if name in (b".", b".."):  # NFS export finds its way by number
                 inode = dict(self._dots(parent_inode))[name]
-            elif self._files.known(parent_inode):
+            elif self._files.known(parent_inode, name):
                 inode = self._files.lookup(parent_inode, name)
             else:
                 inode = await self._metadata.run(lambda: self._files.lookup(parent_inode, name))
@@ -522,8 +522,6 @@ class Operations(pyfuse3.Operations):
             raise pyfuse3.FUSEError(errno.ENOTSUP)
 
     async def _entries(self, directory: int, after: bytes, limit: int) -> list[tuple[bytes, Inode]]:
-        if self._files.known(directory):
-            return self._files.entries(directory, after, limit)
         return await self._metadata.run(lambda: self._files.entries(directory, after, limit))
 
     def _dots(self, directory: int) -> list[tuple[bytes, Inode]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import pytest
 
 from cache.errors import NoSuchKey, StoreUnavailable
 from cache.records import Kind, WriteMode
-from cache.stores.base import StoredAttributes
+from cache.stores.base import ListPage, StoredAttributes, StoredObject
+from cache.stores.posix import PosixStore, PosixStoreConfig
 from tests.support.fault_store import no_fault, unavailable
 from tests.support.volume import BUCKET, TestVolume, box, some_bytes
 
@@ -304,3 +306,39 @@ def test_a_directory_that_others_removed_and_made_again_is_seen(make: Make) -> N
     foreign_put(box, b"d/y", b"2")
     box.age()
     assert box.listed() == [b"d/", b"d/y"]
+
+
+class ListsWithoutAttributes(PosixStore):
+    """Lists as an S3 store does."""
+
+    def list(
+        self, prefix: bytes, *, delimiter: bool, marker: bytes = b"", limit: int = 1000
+    ) -> ListPage:
+        page = super().list(prefix, delimiter=delimiter, marker=marker, limit=limit)
+        entries = [
+            dataclasses.replace(e, attributes=None) if isinstance(e, StoredObject) else e
+            for e in page.entries
+        ]
+        return ListPage(entries, page.next_marker)
+
+
+def test_attributes_that_a_listing_lacks_are_asked_for_when_they_matter(
+    tmp_path: Path, make: Make
+) -> None:
+    (tmp_path / "under").mkdir()
+    store = ListsWithoutAttributes(PosixStoreConfig(path=tmp_path / "under"))
+    box = make(store=store)
+    large = some_bytes(10_000)
+    attributes = StoredAttributes(mode=0o600, uid=7, content_type="text/x", mtime_ns=10**18)
+    for key in (b"d/a", b"d/b", b"d/c"):
+        store.put(key, [large], len(large), attributes)
+    assert box.listed() == [b"d/", b"d/a", b"d/b", b"d/c"]
+    heads = box.store.calls["head"]
+    assert box.volume.objects.get(BUCKET, b"d/a").attributes.content_type == "text/x"
+    assert (box.inode(b"d/b").mode, box.inode(b"d/b").uid) == (0o600, 7)
+    assert box.store.calls["head"] == heads + 2, "asked for more than was looked at, or twice"
+    inode = box.inode(b"d")
+    assert {e.mode for _, e in box.volume.files.entries(inode.id, b"", 10)} == {0o600}
+    assert box.store.calls["head"] == heads + 3
+    assert box.get(b"d/c") == large
+    box.check()
