@@ -134,21 +134,29 @@ class Files:
 
     def entries(self, directory: int, after: bytes, limit: int) -> list[tuple[bytes, Inode]]:
         """Names and inodes of a directory, in the order of their positions, behind `after`."""
-        learned = seen = False
-        while True:
-            with self._index.read() as txn:
-                inode = namespace.require_directory(namespace.get(txn, directory))
-                known = learned or self._discovery.is_known(txn, inode)
-                found = self._entries(txn, directory, after, limit) if known else []
-            if not known:
-                self._discovery.learn_directory(directory)
-                learned = True
-                continue
-            unseen = [entry for _, entry in found if entry.flags & InodeFlag.UNSEEN]
-            if not unseen or seen:
-                return found
-            self._discovery.see(unseen)
-            seen = True
+        found = self.entries_now(directory, after, limit)
+        if found is not None:
+            return found
+        if not self._is_known(directory):
+            self._discovery.learn_directory(directory)
+        with self._index.read() as txn:
+            found = self._entries(txn, directory, after, limit)
+        self._discovery.see([inode for _, inode in found if inode.flags & InodeFlag.UNSEEN])
+        with self._index.read() as txn:
+            return self._entries(txn, directory, after, limit)
+
+    def entries_now(
+        self, directory: int, after: bytes, limit: int
+    ) -> list[tuple[bytes, Inode]] | None:
+        """As entries, from the index alone and without blocking; None when the store must be
+        asked."""
+        with self._index.read() as txn:
+            inode = namespace.require_directory(namespace.get(txn, directory))
+            if not self._discovery.is_known(txn, inode):
+                return None
+            found = self._entries(txn, directory, after, limit)
+        unseen = any(inode.flags & InodeFlag.UNSEEN for _, inode in found)
+        return None if unseen else found
 
     @staticmethod
     def _entries(txn: Txn, directory: int, after: bytes, limit: int) -> list[tuple[bytes, Inode]]:
@@ -541,10 +549,12 @@ class Files:
 
     def _learn(self, directory: int) -> None:
         """Before a name is made or removed: what the store has there must be known."""
-        with self._index.read() as txn:
-            known = self._discovery.is_known(txn, namespace.get(txn, directory))
-        if not known:
+        if not self._is_known(directory):
             self._discovery.learn_directory(directory)
+
+    def _is_known(self, directory: int) -> bool:
+        with self._index.read() as txn:
+            return self._discovery.is_known(txn, namespace.get(txn, directory))
 
     def _existing(self, txn: Txn, parent: int, name: bytes) -> tuple[bytes, Inode]:
         namespace.require_directory(namespace.get(txn, parent))

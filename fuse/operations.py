@@ -522,7 +522,10 @@ class Operations(pyfuse3.Operations):
             raise pyfuse3.FUSEError(errno.ENOTSUP)
 
     async def _entries(self, directory: int, after: bytes, limit: int) -> list[tuple[bytes, Inode]]:
-        return await self._metadata.run(lambda: self._files.entries(directory, after, limit))
+        found = self._files.entries_now(directory, after, limit)
+        if found is None:
+            found = await self._metadata.run(lambda: self._files.entries(directory, after, limit))
+        return found
 
     def _dots(self, directory: int) -> list[tuple[bytes, Inode]]:
         """The first two entries of a listing. They do not count as handed out."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from s3api.chunked import CHUNK_BYTES_MIN, LINE_BYTES_MAX, Chain, ChunkedDecoder
@@ -123,6 +123,8 @@ def test_whole_bodies(encoding: str) -> None:
     assert decode(encode(encoding, [])) == b""
 
 
+# Bodies are as large as chunks must be: most of what hypothesis makes is bytes.
+@settings(suppress_health_check=[HealthCheck.data_too_large, HealthCheck.too_slow])
 @given(
     encoding=st.sampled_from(ENCODINGS),
     payload=st.lists(

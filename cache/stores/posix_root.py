@@ -353,7 +353,7 @@ class PosixRoot:
             path = next(existing, ()) or self._make_component(path, name, at_root=depth == 0)
         form = native_form(leaf, at_root=not components)
         place = None if form is None else self._look(path, form[0])
-        if place is not None and place.status is None:
+        if place is not None and _can_hold(place, is_directory):
             return place
         if place is not None:
             os.close(place.directory)  # taken by the other kind
@@ -380,6 +380,12 @@ class PosixRoot:
         """Make the directory path/name durably. FileExistsError if something else is there."""
         _make_directory(open_directory(self.descriptor, path), name, self._directory_mode)
         return (*path, name)
+
+
+def _can_hold(place: Place, is_directory: bool) -> bool:
+    """Whether the place is free, or has what it is to have: another writer, who needed the
+    directory, may have made it since it was looked for."""
+    return place.status is None or stat.S_ISDIR(place.status.st_mode) == is_directory
 
 
 def remove_parts(parts: int, token: bytes) -> None:

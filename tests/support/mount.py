@@ -89,6 +89,8 @@ class Mounted:
                 pass_fds=[ready_out],
                 stderr=log,
                 stdin=subprocess.DEVNULL,
+                # script/test keeps the current directory out of the path (PYTHONSAFEPATH).
+                env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
             )
         os.close(ready_out)
         with os.fdopen(ready_in, "rb") as ready:
