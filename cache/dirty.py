@@ -64,6 +64,7 @@ def mark(
         )
         txn.put_record(Table.QUEUE, sequence, entry)
         return
+    base = base or (txn.get(Table.COPIES, place) or b"").decode()
     sequence = txn.next_id(b"next_sequence").to_bytes(8, "big")
     entry = QueueEntry(
         bucket, parent, name, since_ns=time.time_ns(), size=size, base=base, intent=intent
@@ -104,9 +105,16 @@ def clear(txn: Txn, parent: int, name: bytes, touched: int | None = None) -> boo
         return False
     txn.delete(Table.QUEUE, sequence)
     txn.delete(Table.QUEUED, place)
+    txn.delete(Table.COPIES, place)
     txn.put(Table.SETTLED, place, time.monotonic_ns().to_bytes(8, "big"))
     _add_bytes(txn, -entry.size)
     return True
+
+
+def note_copy(txn: Txn, parent: int, name: bytes, version: str) -> None:
+    """Note what the store has under one of a file's other links: a copy, of which the inode says
+    nothing. It is the base of whatever takes the name next."""
+    txn.put(Table.COPIES, place_key(parent, name), version.encode())
 
 
 def settled_since(txn: Txn, parent: int, name: bytes, since_ns: int) -> bool:

@@ -8,9 +8,11 @@ lookup() in a known directory take microseconds and may be called inline.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import stat
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import msgspec
@@ -330,6 +332,9 @@ class Files:
         self._learn(new_parent)
         with self._index.read() as txn:
             target = namespace.lookup(txn, new_parent, new_name)
+            moving = self._passing_through(txn, parent, name)
+            if exchange:
+                moving += self._passing_through(txn, new_parent, new_name)
         if target is not None and target[1].is_dir:
             self._learn(target[1].id)
 
@@ -361,7 +366,26 @@ class Files:
             self._move(txn, source, old, new)
             self._keep_directory(txn, parent)
 
-        self._index.commit(change)
+        with self._standing_still(moving):
+            self._index.commit(change)
+
+    @contextlib.contextmanager
+    def _standing_still(self, places: list[Place]) -> Iterator[None]:
+        with contextlib.ExitStack() as still:
+            for place in sorted(places, key=lambda p: (p.parent, p.name)):
+                still.enter_context(self._persister.standing_still(place))
+            yield
+
+    def _passing_through(self, txn: Txn, parent: int, name: bytes) -> list[Place]:
+        """The place of a file that S3 clients may be uploading over at this moment, straight into
+        the store."""
+        dentry = names.find(txn, parent, name)
+        if dentry is None or dentry.kind != Kind.FILE:
+            return []
+        root, key = namespace.path_of(txn, parent, name)
+        mode = self._buckets.mode_of(self._buckets.of_root(txn, root), key)
+        through = mode in (WriteMode.WRITE_THROUGH, WriteMode.WRITE_AROUND)
+        return [Place(root, parent, name)] if through else []
 
     def _check_same_modes(self, txn: Txn, old: Place, new: Place) -> None:
         """CrossesBucket when a directory would leave or enter a transient place: what is below it

@@ -53,6 +53,7 @@ class Table(enum.StrEnum):
     QUEUED = "queued"
     SETTLED = "settled"
     AWAY = "away"
+    COPIES = "copies"
     ORPHANS = "orphans"
     LINKS = "links"
     UPLOADS = "uploads"

@@ -126,6 +126,13 @@ class Persister:
         raise StoreUnavailable(f"{place.name!r} changes faster than it can be written")
 
     @contextlib.contextmanager
+    def standing_still(self, place: Place) -> Iterator[None]:
+        """Keep the store's object of a place as it is, while its name is taken elsewhere: an
+        upload that is just replacing it would not see that it is the only copy. Blocks."""
+        with self._holding(place.bucket, self._comparison.look(place).key):
+            yield
+
+    @contextlib.contextmanager
     def _holding(self, bucket: int, key: bytes) -> Iterator[None]:
         """The locks under which one key of the store is written."""
         deadline_s = self._deadline_s

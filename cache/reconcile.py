@@ -105,8 +105,9 @@ class Reconciler:
         if inode.is_dir:
             return self._put_directory(task, inode)
         if inode.nlink > 1 and (inode.parent, inode.name) != (task.place.parent, task.place.name):
-            self._upload(task, inode, expected=None)
+            found = self._upload(task, inode, expected=None)
             self._clear(task)
+            self._index.commit(partial(self._note_copy, task=task, version=found.version))
             return True
         if is_dirty(inode):
             return self._finish(task, inode, self._upload_checked(task, inode))
@@ -116,6 +117,15 @@ class Reconciler:
         if inode.stored.attributes_revision != inode.attributes_revision:
             return self._change_attributes(task, inode)
         return self._verify(task, inode)
+
+    @staticmethod
+    def _note_copy(txn: Txn, task: Task, version: str) -> None:
+        place = task.place
+        entry = dirty.find(txn, place.parent, place.name)
+        if entry is None:
+            dirty.note_copy(txn, place.parent, place.name, version)
+        elif not entry.base:
+            dirty.rebase(txn, place.parent, place.name, version)
 
     def _remove(self, task: Task) -> bool:
         if task.intent:

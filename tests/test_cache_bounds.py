@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from cache.errors import CacheFull, CrossesBucket, StaleContent
 from cache.records import WriteMode
 from cache.segments import Reservation, SegmentStream
 from cache.stores.base import StoredAttributes
+from tests.support.fault_store import no_fault
 from tests.support.volume import BUCKET, TestVolume, some_bytes
 
 
@@ -88,5 +90,49 @@ def test_an_object_that_others_replaced_is_found_by_the_reader_after_the_one_tha
         with pytest.raises(StaleContent):
             box.get(b"a")
         assert box.get(b"a") == new
+    finally:
+        box.close()
+
+
+def test_a_rename_waits_for_an_upload_that_replaces_its_file_in_the_store(tmp_path: Path) -> None:
+    box = TestVolume(tmp_path, write_mode=WriteMode.WRITE_THROUGH)
+    try:
+        old, new = some_bytes(300_000, "old"), some_bytes(300_000, "new")
+        box.put(b"a", old)
+        box.evict()
+        renames: list[threading.Thread] = []
+
+        def rename_meanwhile(operation: str, key: bytes) -> None:
+            if operation == "upload" and not renames:
+                renames.append(threading.Thread(target=box.rename, args=(b"a", b"b")))
+                renames[0].start()
+
+        box.store.before = rename_meanwhile
+        box.put(b"a", new)
+        renames[0].join(30)
+        assert not renames[0].is_alive()
+        box.store.before = no_fault
+        box.drain()
+        box.evict()
+        # Before the PUT or after it, but never the name of bytes that the PUT wrote over.
+        after = {key: box.get(key) for key in box.listed()}
+        assert after in ({b"a": new, b"b": old}, {b"b": new})
+        box.check()
+    finally:
+        box.close()
+
+
+def test_what_replaces_a_further_link_is_no_conflict_with_its_copy(tmp_path: Path) -> None:
+    box = TestVolume(tmp_path)
+    try:
+        box.put(b"a", some_bytes(20_000, "a"))
+        box.link(b"a", b"b")
+        box.drain()
+        new = some_bytes(30_000, "new")
+        box.put(b"b", new)
+        box.drain()
+        assert (box.store_dir / "b").read_bytes() == new
+        assert not (box.store_dir / "lost+found").exists()
+        box.check()
     finally:
         box.close()
