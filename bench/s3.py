@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -9,13 +10,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import boto3
 from botocore.config import Config
 
 from bench import load, servers
 from bench.rounds import Row, measure
-from tests.support.node import running_node
+from tests.support.node import RunningNode, running_node
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -35,7 +37,8 @@ class Contender:
         return load.presigned(self.url, self.key, self.secret, "bucket", names, method)
 
 
-def _client(contender: Contender):  # type: ignore[no-untyped-def]
+def _client(contender: Contender) -> Any:
+    """boto3 makes its clients' classes at run time."""
     return boto3.client(
         "s3",
         endpoint_url=contender.url,
@@ -78,9 +81,7 @@ def contenders(work: Path, gateways: int) -> Iterator[dict[str, Contender]]:
         yield found
 
 
-def _make_key(node) -> tuple[str, str]:  # type: ignore[no-untyped-def]
-    import json
-
+def _make_key(node: RunningNode) -> tuple[str, str]:
     made = json.loads(node.forebay("keys", "create", "bench", "--json").stdout)
     return made["access_key"], made["secret_key"]
 
