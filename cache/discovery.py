@@ -488,6 +488,7 @@ class Discovery:
                 headers=dict(attributes.headers),
                 metadata=dict(attributes.metadata),
                 tags=dict(attributes.tags),
+                own=dict(attributes.own),
             ),
         )
 

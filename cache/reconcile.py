@@ -58,6 +58,7 @@ def stored_attributes(inode: Inode, attributes: ObjectAttributes) -> StoredAttri
         headers=attributes.headers,
         metadata=attributes.metadata,
         tags=attributes.tags,
+        own=attributes.own,
         s3_etag=inode.etag or None,
     )
 
@@ -71,6 +72,7 @@ def uploaded_attributes(attributes: ObjectAttributes, etag: str = "") -> StoredA
         headers=attributes.headers,
         metadata=attributes.metadata,
         tags=attributes.tags,
+        own=attributes.own,
         s3_etag=etag or None,
     )
 

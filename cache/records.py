@@ -118,6 +118,12 @@ class ObjectAttributes(msgspec.Struct, array_like=True, frozen=True):
     owner: str = ""
     storage_class: str = ""
     acl: bytes = b""  # reserved for the S3 layer's own encoding
+    own: dict[str, str] = {}  # StoredAttributes.own: what Forebay keeps with it, also in the store
+
+    @property
+    def version_id(self) -> str:
+        """Empty for the null version."""
+        return self.own.get("version-id", "")
 
 
 class Bucket(msgspec.Struct, array_like=True, frozen=True):

@@ -311,8 +311,14 @@ RICH = StoredAttributes(
     mtime_ns=1_234_567_890_123_456_789,
     content_type="text/x-forebay",
     headers={"cache-control": "max-age=5", "content-disposition": 'attachment; filename="x"'},
-    metadata={"project": "forebay", "city": "Zürich ", "odd": "=?UTF-8?B?eA==?="},
+    metadata={
+        "project": "forebay",
+        "city": "Zürich ",
+        "odd": "=?UTF-8?B?eA==?=",
+        "forebay-lock": "mine",
+    },
     tags={"team": "a b", "path": "x=y:z/w+v@u"},
+    own={"version-id": "0123456789abcdef" * 2, "lock": "GOVERNANCE 5"},
     s3_etag="0123456789abcdef0123456789abcdef-7",
 )
 

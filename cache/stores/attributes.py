@@ -11,6 +11,9 @@ What we write is what s3fs-fuse and rclone read:
             differs. It holds only while size and mtime are those: s3fs keeps metadata it does not
             know when it replaces the bytes.
     forebay-tags    the tags, URL-encoded, on servers without object tagging
+    forebay-NAME    what Forebay itself keeps (OWN_NAMES)
+    forebay-meta-forebay-…    a client's own metadata that begins with `forebay-`: it must not be
+            taken for ours
 
 A symlink is an object whose body is the target and whose mode says S_IFLNK, a directory a
 zero-byte object `name/` of type application/x-directory, a FIFO, socket or device a zero-byte
@@ -37,12 +40,14 @@ from email.header import decode_header, make_header
 from urllib.parse import parse_qsl, urlencode
 
 from cache.records import Kind
-from cache.stores.base import StoredAttributes
+from cache.stores.base import OWN_NAMES, StoredAttributes
 
 DIRECTORY_TYPE = "application/x-directory"
 DEFAULT_TYPE = "binary/octet-stream"
 """What S3 answers for an object that was stored without a content type."""
 
+_OURS = "forebay-"
+_CLIENTS = "forebay-meta-"
 _ETAG = "forebay-etag"
 _TAGS = "forebay-tags"
 _PERMISSIONS = 0o7777
@@ -148,7 +153,11 @@ def to_object(
 
     size_bytes None: not known yet, and so the ETag cannot be kept. store_etag: what the store is
     going to call these bytes, where that is known; the same ETag is not written twice."""
-    metadata = {name: encode_value(value) for name, value in attributes.metadata.items()}
+    metadata = {
+        _CLIENTS + name if name.startswith(_OURS) else name: encode_value(value)
+        for name, value in attributes.metadata.items()
+    }
+    metadata |= {_OURS + name: value for name, value in attributes.own.items()}
     bits = type_bits(attributes.kind)
     if attributes.mode is not None or attributes.kind not in (Kind.FILE, Kind.DIRECTORY):
         permissions = 0o777 if attributes.mode is None else attributes.mode & _PERMISSIONS
@@ -200,6 +209,8 @@ def from_object(
     if content_type == DEFAULT_TYPE or kind == Kind.DIRECTORY:
         content_type = None
     etag = _bound_etag(rest.pop(_ETAG, ""), size_bytes, raw_mtime)
+    own = {name: rest.pop(_OURS + name) for name in OWN_NAMES if _OURS + name in rest}
+    rest = {name.removeprefix(_CLIENTS): value for name, value in rest.items()}
     return StoredAttributes(
         kind=kind,
         mode=None if mode is None else mode & _PERMISSIONS,
@@ -212,6 +223,7 @@ def from_object(
         metadata=rest,
         tags=stored_tags,
         s3_etag=etag or store_etag,
+        own=own,
     )
 
 

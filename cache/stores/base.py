@@ -21,6 +21,10 @@ from typing import Protocol
 from cache.records import Kind
 
 
+OWN_NAMES = frozenset({"version-id", "lock", "versioning"})
+"""Names of StoredAttributes.own; what each means is written in docs/on-disk-format.md."""
+
+
 @dataclass(frozen=True, slots=True)
 class StoredAttributes:
     """What travels with an object's bytes. None means: the store does not say."""
@@ -40,6 +44,8 @@ class StoredAttributes:
     tags: Mapping[str, str] = field(default_factory=dict)
     s3_etag: str | None = None
     """The ETag under which S3 clients know these bytes, if the store can keep it for us."""
+    own: Mapping[str, str] = field(default_factory=dict)
+    """What Forebay itself keeps with an object, by a name of OWN_NAMES; printable ASCII."""
 
 
 @dataclass(frozen=True, slots=True)

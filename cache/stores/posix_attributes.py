@@ -6,6 +6,7 @@
     user.forebay.etag    `<ETag> <size> <mtime in ns>`: the ETag S3 clients know these bytes by.
                          It is believed only while size and mtime are those, so a file that was
                          changed by somebody else has none.
+    user.forebay.NAME    what Forebay itself keeps (OWN_NAMES): text
 
 Owners are set only where the process may (root); elsewhere files belong to the process. Linux
 has no user xattrs on symlinks, FIFOs, sockets and devices: S3 attributes of those are logged and
@@ -30,7 +31,7 @@ from collections.abc import Mapping
 from cache.errors import StoreRefused
 from cache.records import Kind
 from cache.stores.attributes import kind_of
-from cache.stores.base import StoredAttributes, StoredObject
+from cache.stores.base import OWN_NAMES, StoredAttributes, StoredObject
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,8 @@ _HEADERS = "user.forebay.headers"
 _METADATA = "user.forebay.metadata"
 _TAGS = "user.forebay.tags"
 _ETAG = "user.forebay.etag"
-_ALL = frozenset({_CONTENT_TYPE, _HEADERS, _METADATA, _TAGS, _ETAG})
+_OWN = {name: f"user.forebay.{name}" for name in OWN_NAMES}
+_ALL = frozenset({_CONTENT_TYPE, _HEADERS, _METADATA, _TAGS, _ETAG, *_OWN.values()})
 
 _XATTR_SPACE_BYTES = 3000
 """ext4 keeps all xattrs of a file in one block of 4 KiB and says ENOSPC beyond: from here on an
@@ -73,6 +75,7 @@ def described(
         metadata=_strings(key, xattrs, _METADATA),
         tags=_strings(key, xattrs, _TAGS),
         s3_etag=_bound_etag(xattrs.get(_ETAG, b""), status),
+        own={n: xattrs[x].decode("ascii", "replace") for n, x in _OWN.items() if x in xattrs},
     )
     return StoredObject(key, size_bytes, version_of(status), status.st_mtime_ns, attributes)
 
@@ -159,7 +162,7 @@ def make_special(directory: int, name: bytes, attributes: StoredAttributes, mode
 
 
 def _s3_only(attributes: StoredAttributes) -> bool:
-    return bool(attributes.headers or attributes.metadata or attributes.tags)
+    return bool(attributes.headers or attributes.metadata or attributes.tags or attributes.own)
 
 
 def _replace_xattrs(
@@ -177,6 +180,7 @@ def _replace_xattrs(
             wanted[name] = json.dumps(dict(strings), ensure_ascii=False).encode()
     if attributes.s3_etag:
         wanted[_ETAG] = f"{attributes.s3_etag} {status.st_size} {status.st_mtime_ns}".encode()
+    wanted |= {_OWN[name]: value.encode("ascii") for name, value in attributes.own.items()}
     existing = read_xattrs(descriptor)
     for name in existing.keys() - wanted.keys():
         os.removexattr(descriptor, name)
