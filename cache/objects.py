@@ -8,6 +8,7 @@ thread-safe; a writer belongs to one thread at a time.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 from cache import contents as bytes_of
 from cache import extents, names, namespace
@@ -23,6 +24,7 @@ from cache.errors import (
 from cache.index import Index, Table, Txn
 from cache.listing import Lister, Listing
 from cache.namespace import Place
+from cache.open_files import mark_all, through_places
 from cache.persist import Persister
 from cache.publishing import Check, Object, Publication, Publisher, check_size, find
 from cache.reconcile import uploaded_attributes
@@ -292,6 +294,33 @@ class Objects:
             return writer.commit(etag=etag, attributes=attributes, check=check)
         finally:
             writer.abort()
+
+    def change_attributes(
+        self, bucket: str, key: bytes, change_of: Callable[[Object], ObjectAttributes]
+    ) -> Object:
+        """Give an object other attributes (tags, ACL …); its bytes, ETag and time stay.
+
+        change_of is called inside the commit with the object as it is there; what it raises is
+        raised. NoSuchKey. Acknowledged as a write of the key is: write_through waits for the store.
+        """
+        record = self._writable(bucket)
+        self.get(bucket, key)  # learned from the store, if only that knows it
+
+        def change(txn: Txn) -> Object:
+            found = find(txn, record, key)
+            if found is None:
+                raise NoSuchKey(key)
+            attributes = change_of(found)
+            inode = namespace.put_object_attributes(txn, found.inode, attributes)
+            revision = inode.attributes_revision + 1
+            inode = namespace.update(txn, inode, attributes_revision=revision)
+            mark_all(txn, self._buckets, inode)
+            return Object(bucket, key, inode, attributes)
+
+        changed = self._index.commit(change)
+        for place in through_places(self._index, self._buckets, changed.inode):
+            self._persister.persist(place)
+        return changed
 
     def delete(self, bucket: str, key: bytes, check: Check | None = None) -> None:
         """Remove a key; one that does not exist is no error. write_through: gone from the store

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from cache.config import PrefixMode
@@ -12,6 +13,7 @@ from cache.errors import (
     InvalidKey,
     InvalidPart,
     NoSuchBucket,
+    NoSuchKey,
     NoSuchUpload,
     PreconditionFailed,
     StaleContent,
@@ -350,3 +352,27 @@ def test_two_completions_of_one_upload_make_one_object(either: TestVolume) -> No
     either.drain()
     assert either.get(b"d/a") == some_bytes(BIG) == either.stored_bytes(b"d/a")
     either.check()
+
+
+@pytest.mark.parametrize("volume", ["box", "through"])
+def test_attributes_change_without_the_bytes(volume: str, request: pytest.FixtureRequest) -> None:
+    box: TestVolume = request.getfixturevalue(volume)
+    box.put(b"d/key", b"bytes")
+    before = box.volume.objects.get(BUCKET, b"d/key")
+
+    def tagged(found: Object) -> ObjectAttributes:
+        return msgspec.structs.replace(found.attributes, tags={"a": "b"})
+
+    box.volume.objects.change_attributes(BUCKET, b"d/key", tagged)
+    after = box.volume.objects.get(BUCKET, b"d/key")
+    assert after.attributes.tags == {"a": "b"}
+    assert (after.etag, after.modified_ns) == (before.etag, before.modified_ns)
+    assert box.get(b"d/key") == b"bytes"
+    if volume == "box":
+        box.drain()
+    attributes = box.store.head(b"d/key").attributes
+    assert attributes is not None
+    assert attributes.tags == {"a": "b"}
+    with pytest.raises(NoSuchKey):
+        box.volume.objects.change_attributes(BUCKET, b"d/other", tagged)
+    box.check()
