@@ -110,6 +110,12 @@ class Files:
                 return not found[1].flags & InodeFlag.UNSEEN
             return self._discovery.is_known(txn, namespace.get(txn, parent))
 
+    def lookup_now(self, parent: int, name: bytes) -> Inode | None:
+        """As lookup, from the index alone and without blocking; None if it has nothing there."""
+        with self._index.read() as txn:
+            found = namespace.lookup(txn, parent, name)
+        return None if found is None else found[1]
+
     def lookup(self, parent: int, name: bytes) -> Inode:
         """What the mount shows under a name. NoSuchKey; StoreUnavailable when only the store
         would know."""

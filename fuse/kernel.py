@@ -8,7 +8,8 @@ which wait for our handlers. So it is called from threads that hold nothing and 
 waits for, never from the loop; measured, the process could otherwise not even be killed. For our
 own threads, which a handler may wait for, there is `forget_soon`.
 
-The kernel's own operations (a create, an unlink through the mount) need no call: it knows.
+The kernel's own operations (a create, an unlink through the mount) need no call: it knows. Except
+that it counts the links of a file by itself, and can be led astray (fuse/links.py).
 """
 
 from __future__ import annotations
@@ -17,13 +18,15 @@ import errno
 import logging
 import queue
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pyfuse3
 
 from cache.changes import Change
 
 log = logging.getLogger(__name__)
+
+Then = Callable[[], None]
 
 _NOT_CACHED = (
     errno.ENOENT,  # the kernel does not know the name or inode
@@ -42,7 +45,8 @@ class KernelCache:
         self._idle = threading.Condition(self._lock)
         self._mounted = False
         self._under_way = 0
-        self._soon: queue.SimpleQueue[Sequence[Change] | None] = queue.SimpleQueue()
+        self._soon: queue.SimpleQueue[tuple[Sequence[Change], Then | None] | None]
+        self._soon = queue.SimpleQueue()
         self._worker: threading.Thread | None = None
 
     def mounted(self) -> None:
@@ -66,14 +70,14 @@ class KernelCache:
                 self._under_way -= 1
                 self._idle.notify_all()
 
-    def forget_soon(self, changes: Sequence[Change]) -> None:
-        """Have another thread forget. Never blocks.
+    def forget_soon(self, changes: Sequence[Change], then: Then | None = None) -> None:
+        """Have another thread forget, and call `then` there. Never blocks.
 
         The queue needs no bound: what is put here is little for each operation that was given up
-        on, and what a look at the store found changed there.
+        on or took one of its names from a file, and what a look at the store found changed there.
         """
         if changes:
-            self._soon.put(changes)
+            self._soon.put((changes, then))
 
     def unmounting(self, timeout_s: float) -> bool:
         """Begin no more, and wait for what is under way; False if it did not end in time.
@@ -86,11 +90,14 @@ class KernelCache:
             return self._idle.wait_for(lambda: self._under_way == 0, timeout_s)
 
     def _forget_queued(self) -> None:
-        while (changes := self._soon.get()) is not None:
+        while (item := self._soon.get()) is not None:
+            changes, then = item
             try:
                 self.forget(changes)
             except Exception:
                 log.exception("forgetting %d changes failed", len(changes))
+            if then is not None:
+                then()
 
 
 def _forget(change: Change) -> None:

@@ -38,6 +38,7 @@ from fuse import attributes
 from fuse.errors import errno_of
 from fuse.handles import DirectoryHandle, FileHandle, Handles, LookupCounts, Stragglers
 from fuse.kernel import KernelCache
+from fuse.links import Removals
 from fuse.threads import Lane
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,9 @@ T = TypeVar("T")
 
 _RENAME_FLAGS = pyfuse3.RENAME_NOREPLACE | pyfuse3.RENAME_EXCHANGE
 _BATCH_MAX = 1024
+
+_Name = tuple[int, bytes]
+"""The parent's inode and the name in it."""
 
 
 def answered(
@@ -98,6 +102,7 @@ class Operations(pyfuse3.Operations):
         self._lookups = LookupCounts()
         self._open: Handles[FileHandle] = Handles()
         self._stragglers = Stragglers()
+        self._removals = Removals()
         self.greeted = trio.Event()
         """Set when the kernel and we have agreed on the protocol (FUSE_INIT)."""
 
@@ -124,7 +129,7 @@ class Operations(pyfuse3.Operations):
                 inode = await self._metadata.run(lambda: self._files.lookup(parent_inode, name))
         except NoSuchKey:
             return attributes.of_nothing()
-        return self._handed_out(inode)
+        return self._handed_out(inode, ctx)
 
     @answered
     async def mknod(
@@ -164,11 +169,12 @@ class Operations(pyfuse3.Operations):
             lambda: self._files.link(inode, new_parent_inode, new_name),
             (new_parent_inode, new_name),
         )
-        return self._handed_out(linked)
+        return self._handed_out(linked, ctx)
 
     @answered
     async def unlink(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
-        await self._change(lambda: self._files.unlink(parent_inode, name), (parent_inode, name))
+        place = (parent_inode, name)
+        await self._removing(place, lambda: self._files.unlink(*place), place, ctx=ctx)
 
     @answered
     async def rmdir(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
@@ -186,18 +192,17 @@ class Operations(pyfuse3.Operations):
     ) -> None:
         if flags & ~_RENAME_FLAGS:
             raise pyfuse3.FUSEError(errno.EINVAL)
-        await self._change(
-            lambda: self._files.rename(
-                parent_inode_old,
-                name_old,
-                parent_inode_new,
-                name_new,
-                exchange=bool(flags & pyfuse3.RENAME_EXCHANGE),
-                replace=not flags & pyfuse3.RENAME_NOREPLACE,
-            ),
-            (parent_inode_old, name_old),
-            (parent_inode_new, name_new),
-        )
+        exchange = bool(flags & pyfuse3.RENAME_EXCHANGE)
+        old, new = (parent_inode_old, name_old), (parent_inode_new, name_new)
+
+        def change() -> None:
+            replace = not flags & pyfuse3.RENAME_NOREPLACE
+            self._files.rename(*old, *new, exchange=exchange, replace=replace)
+
+        if exchange:
+            await self._change(change, old, new)
+        else:
+            await self._removing(new, change, old, new, ctx=ctx)
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         """Not `answered`: nobody waits for an answer, and not even FUSEError may leave."""
@@ -211,7 +216,7 @@ class Operations(pyfuse3.Operations):
 
     @answered
     async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
-        return attributes.of(self._open_files.size_of(self._files.get(inode)))
+        return self._told(self._files.get(inode), ctx)
 
     @answered
     async def setattr(
@@ -222,6 +227,7 @@ class Operations(pyfuse3.Operations):
         fh: int | None,
         ctx: pyfuse3.RequestContext,
     ) -> pyfuse3.EntryAttributes:
+        self._removals.asks(inode, ctx.pid)
         change = SetAttributes(
             mode=stat.S_IMODE(attr.st_mode) if fields.update_mode else None,
             uid=attr.st_uid if fields.update_uid else None,
@@ -393,7 +399,7 @@ class Operations(pyfuse3.Operations):
             limit = min(_BATCH_MAX, directory.batch)
             entries = await self._entries(directory.inode, after, limit)
             for name, inode in entries:
-                entry = attributes.of(self._open_files.size_of(inode))
+                entry = self._told(inode)
                 position = self._files.position(name, inode)
                 next_cookie = directory.next_cookie(cookie, position)
                 if not pyfuse3.readdir_reply(token, name, entry, next_cookie):
@@ -433,11 +439,37 @@ class Operations(pyfuse3.Operations):
 
     # ------------------------------------------------------------------ parts of handlers
 
-    async def _change(self, change: Callable[[], T], *names: tuple[int, bytes]) -> T:
+    async def _change(self, change: Callable[[], T], *names: _Name, inode: int = 0) -> T:
         """Run a change of names. One that comes true after it was given up on is not what the
-        kernel was told about these names."""
+        kernel was told about these names, nor about the link count of an inode."""
         changes = [Change(parent, name, 0) for parent, name in names]
+        if inode:
+            changes.append(Change(0, b"", inode))
         return await self._metadata.run(change, lambda _: self._kernel.forget_soon(changes))
+
+    async def _removing(
+        self,
+        removed: _Name,
+        change: Callable[[], None],
+        *names: _Name,
+        ctx: pyfuse3.RequestContext,
+    ) -> None:
+        """As _change, for one that takes a name from whatever has it: of a file that has others
+        the kernel then lowers the link count (fuse/links.py)."""
+        found = self._files.lookup_now(*removed)
+        if found is None or found.is_dir or found.nlink < 2:
+            await self._change(change, *names)
+            return
+        removal = self._removals.begin(found, ctx.pid)
+        try:
+            await self._change(change, *names, inode=found.id)
+        finally:
+            # The directory is locked until the kernel is done with what we answer now. The
+            # attributes: the other door may have replaced the name after we looked.
+            self._kernel.forget_soon(
+                [Change(*removed, 0), Change(0, b"", found.id)],
+                lambda: self._removals.end(removal),
+            )
 
     async def _make(
         self,
@@ -499,10 +531,25 @@ class Operations(pyfuse3.Operations):
             self._files.set_attributes(inode, SetAttributes(mode=mode))
             self._kernel.forget_soon([Change(0, b"", inode)])
 
-    def _handed_out(self, inode: Inode) -> pyfuse3.EntryAttributes:
+    def _handed_out(
+        self, inode: Inode, ctx: pyfuse3.RequestContext | None = None
+    ) -> pyfuse3.EntryAttributes:
         """The answer that gives the kernel one more reference to an inode."""
-        entry = attributes.of(self._open_files.size_of(inode))
+        entry = self._told(inode, ctx)
         self._count(inode)
+        return entry
+
+    def _told(
+        self, inode: Inode, ctx: pyfuse3.RequestContext | None = None
+    ) -> pyfuse3.EntryAttributes:
+        """What a thread is answered about an inode, or somebody unknown."""
+        if ctx is not None and ctx.pid:  # 0 may be any of several
+            self._removals.asks(inode.id, ctx.pid)
+        entry = attributes.of(self._open_files.size_of(inode))
+        links = self._removals.links(inode)
+        if links != inode.nlink:
+            entry.st_nlink = links
+            entry.attr_timeout = 0
         return entry
 
     def _count(self, inode: Inode) -> None:

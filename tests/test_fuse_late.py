@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pyfuse3
 import pytest
 import trio
@@ -31,7 +32,8 @@ def _inode(number: int) -> Inode:
 class SlowCache:
     """Files, OpenFiles and OpenFile of which every call waits for `go`."""
 
-    def __init__(self) -> None:
+    def __init__(self, links: int = 1) -> None:
+        self.links = links
         self.go = threading.Event()
         self.released = threading.Event()
         self.writes: list[bytes] = []
@@ -44,6 +46,9 @@ class SlowCache:
 
     def get(self, inode: int) -> Inode:
         return _inode(inode)
+
+    def lookup_now(self, parent: int, name: bytes) -> Inode:
+        return msgspec.structs.replace(_inode(7), nlink=self.links)
 
     def open(self, inode: int, *, write: bool) -> SlowCache:
         return self
@@ -65,9 +70,10 @@ class RecordingKernel:
         self.forgotten: list[Change] = []
         self.told = threading.Event()
 
-    def forget_soon(self, changes: list[Change]) -> None:
+    def forget_soon(self, changes: list[Change], then: Callable[[], None] | None = None) -> None:
         self.forgotten += changes
-        self.told.set()
+        if then is None:
+            self.told.set()
 
 
 def _operations(cache: SlowCache, kernel: RecordingKernel, deadline_s: float) -> Operations:
@@ -110,6 +116,15 @@ def test_the_kernel_forgets_names_that_change_too_late(
     cache.go.set()
     assert kernel.told.wait(10)
     assert kernel.forgotten == forgotten
+
+
+def test_the_kernel_forgets_a_link_count_that_changes_too_late() -> None:
+    cache, kernel = SlowCache(links=2), RecordingKernel()
+    trio.run(_refused, errno.ETIMEDOUT, _operations(cache, kernel, 0.05).unlink(5, b"name", USER))
+    kernel.forgotten.clear()  # what it heard when the operation was given up on
+    cache.go.set()
+    assert kernel.told.wait(10)
+    assert kernel.forgotten == [Change(5, b"name", 0), Change(0, b"", 7)]
 
 
 def test_a_file_created_too_late_is_closed_again() -> None:
