@@ -134,6 +134,7 @@ class Bucket(msgspec.Struct, array_like=True, frozen=True):
     created_ns: int
     owner: str = ""
     settings: dict[str, bytes] = {}  # policy, versioning, CORS …: the S3 layer's documents
+    unread: bool = False  # entered while its store did not say what its settings are
 
 
 class UploadRecord(msgspec.Struct, array_like=True, frozen=True):

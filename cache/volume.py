@@ -56,8 +56,8 @@ class Volume:
         self.index = Index(cache.index_dir, cap_bytes=cache.index_bytes, sync=cache.sync, sink=sink)
         self.segments = Segments(self.index, cache)
         self.contents = Contents(self.index, self.segments)
-        self.buckets = Buckets(self.index, config, stores)
         locks = NodeLocks(cache.run_dir / "locks")
+        self.buckets = Buckets(self.index, config, stores, locks)
         self.discovery = Discovery(self.index, self.buckets, locks, cache)
         self.fetcher = Fetcher(
             self.index,

@@ -64,6 +64,7 @@ def _chores(volume: Volume) -> list[Chore]:
         Chore("seal", reclaimer.seal_abandoned, every_s=10),
         Chore("reap", volume.reaper.run_without_mount, every_s=2, busy_s=0.05),
         Chore("find buckets", volume.buckets.adopt, every_s=60),
+        Chore("read settings", volume.buckets.read_unread, every_s=5),
         Chore("look for changes", volume.discovery.refresh_aged, every_s=1),
         Chore("forget settled names", volume.queue.forget_settled, every_s=30, busy_s=0.1),
         Chore("clear readers", volume.index.clear_stale_readers, every_s=READER_CHECK_S),

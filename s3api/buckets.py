@@ -94,15 +94,12 @@ async def create_bucket(call: Call) -> web.StreamResponse:
 
 
 def _create(call: Call, name: str, region: str) -> None:
-    buckets = call.volume.buckets
+    settings = {_LOCATION: region.encode()} if region else {}
     try:
-        buckets.create(name, call.identity.user)
+        call.volume.buckets.create(name, call.identity.user, settings)
     except BucketExists as exists:
         if exists.owner != call.identity.user:
             raise
-    else:
-        if region:
-            buckets.update_settings(name, **{_LOCATION: region.encode()})
 
 
 @offers("DeleteBucket")

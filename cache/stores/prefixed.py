@@ -1,4 +1,4 @@
-"""A part of a store, all of whose keys begin with one prefix: the store of a single bucket."""
+"""A part of a store: all of its keys begin with one prefix."""
 
 from __future__ import annotations
 
@@ -18,36 +18,44 @@ from cache.stores.base import (
 
 
 class Prefixed:
-    """Holds the contract of stores/base.py; `prefix` ends in `/`."""
+    """Holds the contract of stores/base.py; `prefix` ends in `/`, or is empty: the whole store."""
 
     def __init__(self, store: Store, prefix: bytes) -> None:
-        assert prefix.endswith(b"/")
+        assert prefix.endswith(b"/") or not prefix
         self._store = store
         self._prefix = prefix
 
+    def _inner(self, key: bytes) -> bytes:
+        """The store's own key for one of this part's."""
+        return self._prefix + key
+
+    def _outer(self, key: bytes) -> bytes:
+        """The inverse of _inner."""
+        return key.removeprefix(self._prefix)
+
     def _strip(self, found: StoredObject) -> StoredObject:
-        return replace(found, key=found.key.removeprefix(self._prefix))
+        return replace(found, key=self._outer(found.key))
 
     @property
     def capabilities(self) -> Capabilities:
         return self._store.capabilities
 
     def head(self, key: bytes) -> StoredObject:
-        return self._strip(self._store.head(self._prefix + key))
+        return self._strip(self._store.head(self._inner(key)))
 
     def read(self, key: bytes, start: int, stop: int, version: str | None) -> Iterator[bytes]:
-        return self._store.read(self._prefix + key, start, stop, version)
+        return self._store.read(self._inner(key), start, stop, version)
 
     def begin_upload(
         self, key: bytes, size_bytes: int | None, attributes: StoredAttributes | None = None
     ) -> Upload:
-        return self._store.begin_upload(self._prefix + key, size_bytes, attributes)
+        return self._store.begin_upload(self._inner(key), size_bytes, attributes)
 
     def begin_parts(self, key: bytes, attributes: StoredAttributes) -> PartUpload:
-        return self._store.begin_parts(self._prefix + key, attributes)
+        return self._store.begin_parts(self._inner(key), attributes)
 
     def resume_parts(self, key: bytes, token: str) -> PartUpload:
-        return self._store.resume_parts(self._prefix + key, token)
+        return self._store.resume_parts(self._inner(key), token)
 
     def put(
         self,
@@ -59,48 +67,45 @@ class Prefixed:
         expected: str | None = None,
     ) -> StoredObject:
         stored = self._store.put(
-            self._prefix + key, body, size_bytes, attributes, expected=expected
+            self._inner(key), body, size_bytes, attributes, expected=expected
         )
         return self._strip(stored)
 
     def set_attributes(
         self, key: bytes, attributes: StoredAttributes, *, expected: str | None = None
     ) -> StoredObject:
-        stored = self._store.set_attributes(self._prefix + key, attributes, expected=expected)
+        stored = self._store.set_attributes(self._inner(key), attributes, expected=expected)
         return self._strip(stored)
 
     def copy(
         self, source: bytes, version: str | None, target: bytes, attributes: StoredAttributes
     ) -> StoredObject:
-        stored = self._store.copy(self._prefix + source, version, self._prefix + target, attributes)
+        stored = self._store.copy(self._inner(source), version, self._inner(target), attributes)
         return self._strip(stored)
 
     def rename(self, source: bytes, target: bytes) -> StoredObject | None:
-        stored = self._store.rename(self._prefix + source, self._prefix + target)
+        stored = self._store.rename(self._inner(source), self._inner(target))
         return None if stored is None else self._strip(stored)
 
     def delete(self, key: bytes) -> None:
-        self._store.delete(self._prefix + key)
+        self._store.delete(self._inner(key))
 
     def list(
         self, prefix: bytes, *, delimiter: bool, marker: bytes = b"", limit: int = 1000
     ) -> ListPage:
         page = self._store.list(
-            self._prefix + prefix,
+            self._inner(prefix),
             delimiter=delimiter,
-            marker=self._prefix + marker if marker else b"",
+            marker=self._inner(marker) if marker else b"",
             limit=limit,
         )
         entries: list[StoredObject | StoredPrefix] = []
         for entry in page.entries:
-            key = entry.key.removeprefix(self._prefix)
-            if key:  # the bucket's own directory is not one of its keys
+            key = self._outer(entry.key)
+            if key:  # the part's own directory is not one of its keys
                 entries.append(replace(entry, key=key))
-        marker_next = page.next_marker
-        return ListPage(
-            entries,
-            None if marker_next is None else marker_next.removeprefix(self._prefix),
-        )
+        after = page.next_marker
+        return ListPage(entries, None if after is None else self._outer(after))
 
     def statfs(self) -> tuple[int, int] | None:
         return self._store.statfs()
