@@ -241,9 +241,7 @@ class Buckets:
         txn.delete(Table.BUCKETS, name.encode())
         return True
 
-    def change_settings(
-        self, name: str, changes: Changes | Callable[[Bucket], Changes]
-    ) -> Bucket:
+    def change_settings(self, name: str, changes: Changes | Callable[[Bucket], Changes]) -> Bucket:
         """Change documents that a front end keeps with a bucket; the bucket as it is then.
 
         The one way to change a bucket's settings: it persists them. They are in the bucket's

@@ -207,8 +207,7 @@ def _all(
         found += [
             entry.key
             for entry in page.entries
-            if directories
-            or not (isinstance(entry, StoredPrefix) or entry.key.endswith(b"/"))
+            if directories or not (isinstance(entry, StoredPrefix) or entry.key.endswith(b"/"))
         ]
         if page.next_marker is None:
             return found

@@ -66,9 +66,7 @@ class Prefixed:
         *,
         expected: str | None = None,
     ) -> StoredObject:
-        stored = self._store.put(
-            self._inner(key), body, size_bytes, attributes, expected=expected
-        )
+        stored = self._store.put(self._inner(key), body, size_bytes, attributes, expected=expected)
         return self._strip(stored)
 
     def set_attributes(
