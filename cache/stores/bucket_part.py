@@ -10,6 +10,7 @@ Holds the contract of stores/base.py.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from cache.stores.base import ListPage, Store, StoredObject, StoredPrefix
@@ -17,6 +18,9 @@ from cache.stores.prefixed import Prefixed
 
 RESERVED = b".forebay/"
 ESCAPED = RESERVED + b"~keys/"
+
+Entry = StoredObject | StoredPrefix
+Entries = list[Entry]
 
 
 class BucketPart(Prefixed):
@@ -59,10 +63,8 @@ class BucketPart(Prefixed):
                 return ListPage(entries, entries[-1].key)
             after = self._escaped[:-1] if self._is_hidden(last) and not delimiter else last
 
-    def _shown(
-        self, found: list[StoredObject | StoredPrefix], delimiter: bool
-    ) -> list[StoredObject | StoredPrefix]:
-        shown: list[StoredObject | StoredPrefix] = []
+    def _shown(self, found: Sequence[Entry], delimiter: bool) -> Entries:
+        shown: Entries = []
         for entry in found:
             if entry.key == self._reserved and delimiter:
                 shown += self._escaped_directory()
@@ -70,7 +72,7 @@ class BucketPart(Prefixed):
                 shown.append(replace(entry, key=self._outer(entry.key)))
         return shown
 
-    def _escaped_directory(self) -> list[StoredObject | StoredPrefix]:
+    def _escaped_directory(self) -> Entries:
         """The users' own directory `.forebay/` as a delimited listing shows it, if there is one."""
         found = self._store.list(self._escaped, delimiter=False, limit=1).entries
         if not found:
