@@ -6,8 +6,9 @@ Each front end owns one table from these classes to its protocol (`fuse/errors.p
     CacheError
     ├── NotFound
     │   ├── NoSuchBucket  NoSuchKey  NoSuchInode  NoSuchUpload  NoSuchAttribute
+    │   ├── NoSuchUser  NoSuchGroup
     ├── AlreadyExists
-    │   ├── BucketExists  NameExists  AttributeExists
+    │   ├── BucketExists  NameExists  AttributeExists  UserExists
     ├── NotEmpty
     │   └── BucketNotEmpty
     ├── NotADirectory  IsADirectory  NameTooLong  InvalidName  InvalidKey  CrossesBucket
@@ -62,6 +63,16 @@ class NoSuchKey(NotFound):
         self.key = key
 
 
+class NoSuchUser(NotFound):
+    def __init__(self, name: str) -> None:
+        super().__init__(f"no such user: {name}")
+
+
+class NoSuchGroup(NotFound):
+    def __init__(self, name: str) -> None:
+        super().__init__(f"no such group: {name}")
+
+
 class NoSuchInode(NotFound):
     def __init__(self, inode: int) -> None:
         super().__init__(f"no such inode: {inode}")
@@ -91,6 +102,10 @@ class BucketExists(AlreadyExists):
 
 class NameExists(AlreadyExists):
     pass
+
+
+class UserExists(AlreadyExists):
+    """A user or group of this name is there, or another user has the address or ID."""
 
 
 class AttributeExists(AlreadyExists):

@@ -59,6 +59,8 @@ class Table(enum.StrEnum):
     UPLOADS = "uploads"
     PARTS = "parts"
     KEYS = "keys"
+    USERS = "users"
+    GROUPS = "groups"
 
 
 class Txn:

@@ -33,6 +33,7 @@ from cache.reclaim import Reclaimer
 from cache.recovery import Fsck, Reaper
 from cache.segments import Segments
 from cache.stores.base import Store
+from cache.users import Users
 
 log = logging.getLogger(__name__)
 
@@ -106,6 +107,7 @@ class Volume:
             self.admission,
         )
         self.keys = Keys(self.index)
+        self.users = Users(self.index)
         self.queue = Queue(self.index, self.buckets, self.persister, cache)
         self.reclaimer = Reclaimer(self.index, self.segments, self.contents, cache)
         self.reaper = Reaper(self.index, cache.run_dir)

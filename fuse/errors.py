@@ -15,6 +15,8 @@ ERRNO: dict[type[errors.CacheError], int] = {
     errors.NotFound: errno.ENOENT,
     errors.NoSuchBucket: errno.ENOENT,
     errors.NoSuchKey: errno.ENOENT,
+    errors.NoSuchUser: errno.ENOENT,
+    errors.NoSuchGroup: errno.ENOENT,
     # The kernel asked for a number whose inode is gone, replaced through the other door. ESTALE
     # makes it walk the path once more (path_lookup's LOOKUP_REVAL); ENOENT would be final.
     errors.NoSuchInode: errno.ESTALE,
@@ -22,6 +24,7 @@ ERRNO: dict[type[errors.CacheError], int] = {
     errors.NoSuchAttribute: errno.ENODATA,
     errors.AlreadyExists: errno.EEXIST,
     errors.BucketExists: errno.EEXIST,
+    errors.UserExists: errno.EEXIST,
     errors.NameExists: errno.EEXIST,
     errors.AttributeExists: errno.EEXIST,
     errors.NotEmpty: errno.ENOTEMPTY,

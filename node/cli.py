@@ -12,7 +12,19 @@ import traceback
 import typer
 
 from cache.errors import CacheError, NotFound
-from node.commands import buckets, check_config, flush, fsck, keys, names, serve, stat, status
+from node.commands import (
+    buckets,
+    check_config,
+    flush,
+    fsck,
+    groups,
+    keys,
+    names,
+    serve,
+    stat,
+    status,
+    users,
+)
 from node.commands.options import print_json
 from node.errors import ExitCode, OperatorError
 
@@ -36,6 +48,8 @@ app.command("stat")(stat.stat)
 app.command("fsck")(fsck.fsck)
 app.command("names")(names.names)
 app.add_typer(keys.app, name="keys")
+app.add_typer(users.app, name="users")
+app.add_typer(groups.app, name="groups")
 app.add_typer(buckets.app, name="buckets")
 
 

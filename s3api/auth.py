@@ -11,13 +11,13 @@ Runs on the event loop: the key lookup is one read of the index, about 2 microse
 
 from __future__ import annotations
 
-import hashlib
 import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from cache.users import canonical_id_of
 from s3api import sigv4
 from s3api.chunked import Chain
 from s3api.config import AuthConfig
@@ -52,15 +52,10 @@ class Identity:
 
     @property
     def canonical_id(self) -> str:
-        return canonical_id(self.user)
+        return canonical_id_of(self.user)
 
 
 ANONYMOUS = Identity("")
-
-
-def canonical_id(user: str) -> str:
-    """The user's canonical ID as S3 shows it: 64 hexadecimal digits."""
-    return hashlib.sha256(b"forebay:" + user.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

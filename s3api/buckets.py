@@ -13,7 +13,7 @@ from aiohttp import web
 
 from cache.errors import BucketExists, BucketNotEmpty
 from cache.records import Bucket
-from s3api.auth import canonical_id
+from cache.users import canonical_id_of
 from s3api.errors import S3Error, not_implemented
 from s3api.keys import check_bucket_created
 from s3api.operations import Call, check_private, offers
@@ -29,7 +29,7 @@ _OF_THE_NODE = "forebay"
 def owner_of(bucket: Bucket) -> dict[str, str]:
     """The Owner structure of a bucket, and of the objects in it."""
     user = bucket.owner or _OF_THE_NODE
-    return {"DisplayName": user, "ID": canonical_id(user)}
+    return {"DisplayName": user, "ID": canonical_id_of(user)}
 
 
 def check_expected_owner(call: Call, bucket: str, expected: str | None) -> None:

@@ -169,7 +169,10 @@ CACHE_CODES: dict[type[cache_errors.CacheError], str] = {
     cache_errors.NoSuchInode: "NoSuchKey",
     cache_errors.NoSuchUpload: "NoSuchUpload",
     cache_errors.NoSuchAttribute: "InternalError",  # the mount's business, never S3's
+    cache_errors.NoSuchUser: "InternalError",  # the command line's business
+    cache_errors.NoSuchGroup: "InternalError",
     cache_errors.AlreadyExists: "InternalError",
+    cache_errors.UserExists: "InternalError",
     cache_errors.BucketExists: "BucketAlreadyExists",
     cache_errors.NameExists: "InternalError",
     cache_errors.AttributeExists: "InternalError",

@@ -21,7 +21,7 @@ from cache.multipart import PART_NUMBER_MAX
 from cache.parts import PartWriter
 from cache.publishing import Object
 from cache.records import ObjectAttributes, Part, UploadRecord
-from s3api.auth import canonical_id
+from cache.users import canonical_id_of
 from s3api.buckets import owner_of
 from s3api.checksums import (
     ALGORITHMS,
@@ -217,7 +217,7 @@ async def list_parts(call: Call) -> web.StreamResponse:
         lambda: call.volume.uploads.parts(upload, after=after, limit=limit + 1)
     )
     page = found[:limit]
-    user = {"DisplayName": upload.owner, "ID": canonical_id(upload.owner)}
+    user = {"DisplayName": upload.owner, "ID": canonical_id_of(upload.owner)}
     return call.document(
         {
             "Bucket": call.bucket,
@@ -452,7 +452,7 @@ async def list_multipart_uploads(call: Call) -> web.StreamResponse:
                     "StorageClass": "STANDARD",
                     "Owner": owner,
                     "Initiator": {
-                        "ID": canonical_id(upload.owner),
+                        "ID": canonical_id_of(upload.owner),
                         "DisplayName": upload.owner,
                     },
                     "ChecksumAlgorithm": upload.checksum_algorithm or None,

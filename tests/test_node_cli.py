@@ -24,6 +24,8 @@ COMMANDS = [
     "serve", "check-config", "status", "flush", "stat", "fsck", "names",
     "keys create", "keys revoke", "keys list",
     "buckets list", "buckets create", "buckets delete",
+    "users create", "users list", "users show", "users change", "users delete",
+    "groups create", "groups list", "groups show", "groups delete", "groups add", "groups remove",
 ]  # fmt: skip
 
 
@@ -315,3 +317,28 @@ def test_figures_for_people() -> None:
     assert [human_seconds(s) for s in (0, 119, 600, 7200, 200000)] == [
         "0 s", "119 s", "10 min", "2 h", "2 d",
     ]  # fmt: skip
+
+
+def test_users_and_groups_come_and_go(config: Path) -> None:
+    made = answer(
+        config, "users", "create", "alice", "--display-name", "Alice A.", "--email", "a@example.org"
+    )
+    assert (made["display_name"], made["email"], made["admin"]) == (
+        "Alice A.", "a@example.org", False,
+    )  # fmt: skip
+    key = answer(config, "keys", "create", "alice")
+    assert (key["canonical_id"], key["display_name"]) == (made["canonical_id"], "Alice A.")
+    assert answer(config, "users", "change", "alice", "--admin")["admin"]
+    answer(config, "groups", "create", "readers")
+    assert answer(config, "groups", "add", "readers", "alice")["members"] == ["alice"]
+    shown = answer(config, "users", "show", "alice")
+    assert shown["groups"] == ["readers"]
+    assert shown["access_keys"] == [key["access_key"]]
+    assert shown["display_name"] == "Alice A."
+    assert answer(config, "users", "list")["users"] == [shown]
+    assert answer(config, "groups", "list")["groups"][0]["name"] == "readers"
+    assert answer(config, "groups", "remove", "readers", "alice")["members"] == []
+    assert answer(config, "groups", "delete", "readers")["deleted"] == "readers"
+    assert answer(config, "users", "delete", "alice")["revoked_keys"] == 1
+    answer(config, "users", "show", "alice", code=ExitCode.NOT_FOUND)
+    answer(config, "groups", "show", "readers", code=ExitCode.NOT_FOUND)

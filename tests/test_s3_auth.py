@@ -11,7 +11,7 @@ from botocore import UNSIGNED
 from botocore.client import Config
 from botocore.exceptions import ClientError
 
-from s3api.auth import Authenticator, canonical_id
+from s3api.auth import Authenticator
 from s3api.config import AuthConfig
 from s3api.sigv4 import STREAMING_SIGNED
 from tests.support.s3 import REGION, Door, serving
@@ -148,8 +148,3 @@ def test_simple_is_refused_on_a_network() -> None:
         mode("0.0.0.0", Keys(), "simple")
     allowed = AuthConfig(mode="simple", allow_simple_remote=True)
     assert Authenticator(allowed, Keys(), address="0.0.0.0", region=None).mode == "simple"  # type: ignore[arg-type]
-
-
-def test_canonical_ids() -> None:
-    assert len(canonical_id("a")) == 64
-    assert canonical_id("a") != canonical_id("b")

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from cache.users import canonical_id, display_name
 from node.commands.options import ConfigOption, JsonOption, print_json, print_table
 from node.config import load
 from node.volumes import open_volume
@@ -28,8 +29,17 @@ def create(
     """
     with open_volume(load(config)) as volume:
         key = volume.keys.create(user)
+        owner = volume.users.known(user)
     if as_json:
-        print_json({"user": key.user, "access_key": key.access_key, "secret_key": key.secret})
+        print_json(
+            {
+                "user": key.user,
+                "display_name": display_name(owner),
+                "canonical_id": canonical_id(owner),
+                "access_key": key.access_key,
+                "secret_key": key.secret,
+            }
+        )
     else:
         typer.echo(f"AWS_ACCESS_KEY_ID={key.access_key}\nAWS_SECRET_ACCESS_KEY={key.secret}")
 
