@@ -12,7 +12,7 @@ Runs on the event loop: the key lookup is one read of the index, about 2 microse
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -22,6 +22,7 @@ from s3api import sigv4
 from s3api.chunked import Chain
 from s3api.config import AuthConfig
 from s3api.errors import S3Error
+from s3api.form_signature import FormClaim, read_form_claim
 from s3api.keys import Target
 from s3api.model import Operation
 
@@ -69,6 +70,10 @@ class Authentication:
     """Where the chunks of a signed streaming body begin their signatures."""
 
 
+UNPROVEN = Authentication(ANONYMOUS, sigv4.UNSIGNED_PAYLOAD)
+"""Of a request that says only in its body who it is from."""
+
+
 class Authenticator:
     def __init__(
         self, config: AuthConfig, keys: KeyStore, *, address: str, region: str | None
@@ -94,6 +99,31 @@ class Authenticator:
         # the door.
         self._keys_exist = self._keys_exist or bool(self._keys.list())
         return "simple" if self._loopback and not self._keys_exist else "sigv4"
+
+    def authenticate_form(
+        self, fields: Mapping[str, str]
+    ) -> tuple[Authentication, FormClaim | None]:
+        """The identity behind a browser's form, and the claim whose policy allows it; no claim if
+        the form is anonymous. fields: by name in lower case."""
+        version_2 = self._config.form_signature_v2
+        claim = read_form_claim(fields, self._region, version_2=version_2)
+        if self.mode == "simple":
+            if claim is None:
+                raise S3Error("InvalidAccessKeyId")
+            identity = Identity(claim.access_key, claim.access_key)
+            return Authentication(identity, sigv4.UNSIGNED_PAYLOAD), claim
+        if claim is None:
+            return Authentication(ANONYMOUS, sigv4.UNSIGNED_PAYLOAD), None
+        known = self._keys.get(claim.access_key)
+        try:
+            claim.verify(_DUMMY_SECRET if known is None else known.secret)
+        except S3Error:
+            if known is not None:
+                raise
+        if known is None:
+            raise S3Error("InvalidAccessKeyId", AWSAccessKeyId=claim.access_key)
+        identity = Identity(known.user, claim.access_key)
+        return Authentication(identity, sigv4.UNSIGNED_PAYLOAD), claim
 
     def authenticate(self, request: sigv4.Request, now: datetime) -> Authentication:
         """The identity behind a request. Raises S3Error with Amazon's codes; a request without

@@ -88,3 +88,7 @@ class AuthConfig:
     allow_simple_remote: bool = False
     """Allow `simple` on an address that other machines can reach. Anybody who can may then read
     and write everything."""
+
+    form_signature_v2: bool = True
+    """Accept browser forms whose policy is signed in the old way (AWSAccessKeyId and signature), as
+    Amazon does in its older regions. Requests are never accepted so."""

@@ -72,6 +72,10 @@ CODES: dict[str, tuple[int, str]] = {
     ),
     "InvalidDigest": (400, "The Content-MD5 or checksum value that you specified is not valid."),
     "InvalidLocationConstraint": (400, "The specified location (Region) constraint is not valid."),
+    "InvalidPolicyDocument": (
+        400,
+        "The content of the form does not meet the conditions specified in the policy document.",
+    ),
     "InvalidObjectState": (403, "The operation is not valid for the object's storage class."),
     "InvalidPart": (
         400,
@@ -94,6 +98,10 @@ CODES: dict[str, tuple[int, str]] = {
     "InvalidToken": (400, "The provided token is malformed or otherwise not valid."),
     "InvalidURI": (400, "Couldn't parse the specified URI."),
     "KeyTooLongError": (400, "Your key is too long."),
+    "MalformedPOSTRequest": (
+        400,
+        "The body of your POST request is not well-formed multipart/form-data.",
+    ),
     "MalformedTrailerError": (
         400,
         (
@@ -106,6 +114,10 @@ CODES: dict[str, tuple[int, str]] = {
         ("The XML that you provided was not well formed or did not validate against our schema."),
     ),
     "MaxMessageLengthExceeded": (400, "Your request was too large."),
+    "MaxPostPreDataLengthExceededError": (
+        400,
+        "Your POST request fields preceding the upload file were too large.",
+    ),
     "MetadataTooLarge": (
         400,
         "Your metadata headers exceed the maximum allowed metadata size.",

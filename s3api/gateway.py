@@ -28,15 +28,15 @@ from cache.errors import CacheError
 from cache.volume import Volume
 
 # The modules of operations enter themselves into OFFERED when they are imported.
-from s3api import buckets, listing, metrics, multipart, objects, sigv4  # noqa: F401
-from s3api.auth import Authenticator, authorise
+from s3api import buckets, listing, metrics, multipart, objects, posting, sigv4  # noqa: F401
+from s3api.auth import UNPROVEN, Authenticator, authorise
 from s3api.buckets import check_expected_owner
 from s3api.config import AuthConfig, GatewayConfig
 from s3api.connection import Connection, Server
 from s3api.errors import S3Error, error_document, from_cache, from_os
 from s3api.headers import common_headers, new_request_id
 from s3api.keys import parse_target
-from s3api.model import MODEL
+from s3api.model import MODEL, POST_OBJECT
 from s3api.operations import Call, Door, find_offer
 from s3api.parsing import read_input, split_query
 from s3api.threads import Threads
@@ -66,13 +66,13 @@ class Gateway:
         self._threads = Threads(
             metadata_threads=config.metadata_threads, transfer_threads=config.transfer_threads
         )
-        self._door = Door(volume, self._threads, config, secrets.token_hex(16))
         self._authenticator = Authenticator(
             auth,
             volume.keys,
             address=config.address,
             region=config.region if config.check_region else None,
         )
+        self._door = Door(volume, self._threads, config, secrets.token_hex(16), self._authenticator)
         self._http: Server | None = None
         self._listener: asyncio.Server | None = None
 
@@ -125,6 +125,8 @@ class Gateway:
         if expects_continue(request) and not (call is not None and call.continued):
             # The client will not send the body now, so the next bytes would be another request.
             connection.close_after_answer(response)
+        if call is not None:  # what a form said of itself
+            entry.user, entry.key = call.identity.user, call.key
         self._finish(entry, response)
         return response
 
@@ -140,11 +142,13 @@ class Gateway:
         level = "key" if target.key else "bucket" if target.bucket else "service"
         operation = MODEL.route(request.method, level, query, headers)
         entry.operation = operation.name
-        authentication = self._authenticator.authenticate(
-            sigv4.Request(request.method, raw_path, query, headers), datetime.now(UTC)
-        )
-        entry.user = authentication.identity.user
-        authorise(authentication.identity, operation, target)
+        authentication = UNPROVEN
+        if operation is not POST_OBJECT:  # whose form says who asks for what
+            authentication = self._authenticator.authenticate(
+                sigv4.Request(request.method, raw_path, query, headers), datetime.now(UTC)
+            )
+            entry.user = authentication.identity.user
+            authorise(authentication.identity, operation, target)
         values = read_input(operation, find_offer(operation).members, query, headers.items())
         call = Call(
             self._door,

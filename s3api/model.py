@@ -70,6 +70,21 @@ class Operation:
     """Every query parameter the operation knows, sub-resources included."""
 
 
+POST_OBJECT = Operation(
+    name="PostObject",
+    method="POST",
+    level="bucket",
+    status=204,
+    input=None,
+    output=None,
+    selectors=frozenset(),
+    header_selectors=frozenset(),
+    subresources=frozenset(),
+    query_names=frozenset(),
+)
+"""The one operation that Amazon's model lacks: an upload by a browser's form."""
+
+
 class Model:
     """The compiled service model."""
 
@@ -81,11 +96,13 @@ class Model:
             # endpoint of their own (object lambda, directory buckets) are not of this one.
             if not raw.get("deprecated") and "endpoint" not in raw and name not in _ELSEWHERE:
                 self.operations[name] = self._operation(name, raw)
+        self.operations[POST_OBJECT.name] = POST_OBJECT
         # The most particular first. Kept apart: those without a sub-resource, which nearly every
         # request is for.
         self._routes: dict[tuple[str, str, bool], list[Operation]] = {}
         for operation in sorted(
-            self.operations.values(), key=lambda op: -len(op.selectors) - len(op.header_selectors)
+            (each for each in self.operations.values() if each is not POST_OBJECT),
+            key=lambda op: -len(op.selectors) - len(op.header_selectors),
         ):
             for asked in (True, False) if not operation.subresources else (True,):
                 key = (operation.method, operation.level, asked)
@@ -149,8 +166,7 @@ class Model:
                 _refuse_unknown_subresource(operation, query)
                 return operation
         if (method, level) == ("POST", "bucket") and not asked:
-            # The one operation that Amazon's model lacks: uploads from a browser's form.
-            raise not_implemented("PostObject")
+            return POST_OBJECT
         raise S3Error("MethodNotAllowed", Method=method, ResourceType=level.upper())
 
 

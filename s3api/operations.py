@@ -8,14 +8,14 @@ and parsed, nothing of its body was read.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import web
 
 from cache.volume import Volume
-from s3api.auth import Authentication, Identity
+from s3api.auth import Authentication, Authenticator, Identity
 from s3api.config import GatewayConfig
 from s3api.errors import S3Error, not_implemented
 from s3api.headers import common_headers
@@ -34,6 +34,7 @@ class Door:
     threads: Threads
     config: GatewayConfig
     host_id: str
+    authenticator: Authenticator
 
 
 @dataclass(slots=True)
@@ -48,6 +49,9 @@ class Call:
     target: Target
     input: Input
     authentication: Authentication
+    body: AsyncIterator[tuple[list[bytes], bool]] | None = field(default=None, init=False)
+    """Blocks of the object's bytes and whether they are the last, where the request's body is not
+    itself the object: the file of a form."""
     response: web.StreamResponse | None = field(default=None, init=False)
     """The answer, once its headers may have been sent: then it can only be cut off."""
     continued: bool = field(default=False, init=False)

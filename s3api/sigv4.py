@@ -131,7 +131,7 @@ def _claim_in_header(request: Request, authorization: str, now: datetime) -> Cla
     if fields.keys() != {"Credential", "SignedHeaders", "Signature"}:
         raise S3Error("AuthorizationHeaderMalformed")
     malformed = "AuthorizationHeaderMalformed"
-    access_key, scope = _read_credential(fields["Credential"], malformed)
+    access_key, scope = read_credential(fields["Credential"], malformed)
     amz_date = _request_date(request)
     if abs((now - _parse_amz_date(amz_date)).total_seconds()) > SKEW_S_MAX:
         raise S3Error(
@@ -183,7 +183,7 @@ def _claim_in_query(request: Request, now: datetime) -> Claim:
     query = request.query
     if query["X-Amz-Algorithm"] != ALGORITHM:
         raise S3Error(malformed, f"X-Amz-Algorithm only supports {ALGORITHM}")
-    access_key, scope = _read_credential(query["X-Amz-Credential"], malformed)
+    access_key, scope = read_credential(query["X-Amz-Credential"], malformed)
     if not _AMZ_DATE.fullmatch(query["X-Amz-Date"]):
         raise S3Error(malformed, "X-Amz-Date must be in the ISO8601 Long Format yyyyMMdd'T'HHmmssZ")
     expires = query["X-Amz-Expires"]
@@ -213,7 +213,7 @@ def _claim_in_query(request: Request, now: datetime) -> Claim:
     )
 
 
-def _read_credential(text: str, malformed: str) -> tuple[str, Scope]:
+def read_credential(text: str, malformed: str) -> tuple[str, Scope]:
     """Split from the right: an access key may hold slashes (a Kerberos principal does)."""
     parts = text.rsplit("/", 4)
     if len(parts) != 5 or not parts[0]:

@@ -53,7 +53,7 @@ def expects_continue(request: web.BaseRequest) -> bool:
     return request.headers.get("Expect", "").lower() == "100-continue"
 
 
-async def _wire_blocks(call: Call, block_bytes: int) -> AsyncIterator[tuple[list[bytes], bool]]:
+async def wire_blocks(call: Call, block_bytes: int) -> AsyncIterator[tuple[list[bytes], bool]]:
     """Yield (wire bytes, whether they are the last). Always ends with a last one, or raises:
     RequestTimeout, IncompleteBody, or ConnectionError when the client is gone."""
     request = call.request
@@ -120,7 +120,7 @@ async def receive(
     reception = _Reception(receiver, begin, commit)
     running: asyncio.Future[T | None] | None = None
     try:
-        async for wire, last in _wire_blocks(call, BLOCK_BYTES):
+        async for wire, last in call.body or wire_blocks(call, BLOCK_BYTES):
             if running is not None:
                 await running
             running = call.threads.transfer(reception.step, wire, last)
@@ -153,7 +153,7 @@ async def read_document(call: Call) -> Input:
     plan = BodyPlan.read(headers, call.authentication, DOCUMENT_BYTES_MAX)
     receiver = Receiver(plan, bytes_max=DOCUMENT_BYTES_MAX)
     parts: list[bytes] = []
-    async for wire, _ in _wire_blocks(call, BLOCK_BYTES):
+    async for wire, _ in wire_blocks(call, BLOCK_BYTES):
         for chunk in wire:
             parts += [bytes(payload) for payload in receiver.feed(chunk)]
     receiver.finish()
