@@ -166,6 +166,7 @@ class Model:
                 _refuse_unknown_subresource(operation, query)
                 return operation
         if (method, level) == ("POST", "bucket") and not asked:
+            _refuse_unknown_subresource(POST_OBJECT, query)
             return POST_OBJECT
         raise S3Error("MethodNotAllowed", Method=method, ResourceType=level.upper())
 

@@ -153,7 +153,7 @@ def test_files_of_every_size(door: Door, size_bytes: int) -> None:
 
 
 def test_all_that_a_form_can_say_of_the_object(door: Door) -> None:
-    said = {
+    said: dict[str, Any] = {
         "Content-Type": "text/x-thing",
         "Cache-Control": "no-store",
         "Content-Disposition": "inline",
@@ -450,7 +450,8 @@ def test_a_value_that_could_not_leave_in_a_header(door: Door) -> None:
         ("x-amz-meta-a", "b\nc"),
         ("x-amz-meta-a b", "c"),
     ):
-        answer = post(door, signed(door, key="refused", **{name: value}))
+        changed: dict[str, Any] = {"key": "refused", name: value}
+        answer = post(door, signed(door, **changed))
         assert refused(door, answer) == (400, "InvalidArgument")
 
 
