@@ -110,7 +110,9 @@ def forget_checksums(txn: Txn, inode: Inode) -> Inode:
     return put_object_attributes(
         txn,
         inode,
-        msgspec.structs.replace(attributes, checksums={}, checksum_type="", part_sizes=[]),
+        msgspec.structs.replace(
+            attributes, checksums={}, checksum_type="", part_sizes=[], part_checksums=b""
+        ),
     )
 
 

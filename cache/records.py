@@ -119,6 +119,7 @@ class ObjectAttributes(msgspec.Struct, array_like=True, frozen=True):
     storage_class: str = ""
     acl: bytes = b""  # reserved for the S3 layer's own encoding
     own: dict[str, str] = {}  # StoredAttributes.own: what Forebay keeps with it, also in the store
+    part_checksums: bytes = b""  # of part_sizes' parts, raw, one after another; algorithm as above
 
     @property
     def version_id(self) -> str:

@@ -5,6 +5,7 @@ Pure; callable from any thread.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import re
 from collections.abc import Mapping
@@ -103,6 +104,28 @@ def checksum_headers(attributes: ObjectAttributes) -> dict[str, str]:
         ALGORITHMS[name].header: value
         for name, value in attributes.checksums.items()
         if name in ALGORITHMS
+    }
+    if headers:
+        headers["x-amz-checksum-type"] = attributes.checksum_type
+    return headers
+
+
+def part_checksum(attributes: ObjectAttributes, number: int) -> dict[str, str]:
+    """The checksum of one part by the model's member; empty if the parts' are not known."""
+    if not attributes.part_checksums:
+        return {}
+    (name,) = attributes.checksums
+    algorithm = ALGORITHMS[name]
+    stop = number * algorithm.size_bytes
+    raw = attributes.part_checksums[stop - algorithm.size_bytes : stop]
+    return {algorithm.member: base64.b64encode(raw).decode("ascii")}
+
+
+def part_checksum_headers(attributes: ObjectAttributes, number: int) -> dict[str, str]:
+    """The x-amz-checksum-* headers of one part."""
+    headers = {
+        ALGORITHMS[member.removeprefix("Checksum")].header: value
+        for member, value in part_checksum(attributes, number).items()
     }
     if headers:
         headers["x-amz-checksum-type"] = attributes.checksum_type

@@ -7,6 +7,7 @@ an upload that asked for none gets a full-object CRC64NVME.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -295,7 +296,7 @@ def _complete(call: Call, listed: list[dict[str, Any]], condition: WriteConditio
         upload,
         list(parts),
         etag=multipart_etag([part.etag for part in parts]),
-        attributes=_completed_attributes(upload.attributes, algorithm, checksum, parts),
+        attributes=_completed_attributes(upload, checksum, parts),
         check=check_of(condition),
     )
 
@@ -403,14 +404,22 @@ def _check_claim(call: Call, algorithm: str, kind: str, checksum: str | None) ->
 
 
 def _completed_attributes(
-    attributes: ObjectAttributes, algorithm: str, checksum: str | None, parts: Sequence[Part]
+    upload: UploadRecord, checksum: str | None, parts: Sequence[Part]
 ) -> ObjectAttributes:
+    attributes, asked = upload.attributes, upload.checksum_algorithm
     return msgspec.structs.replace(
         attributes,
-        checksums={} if checksum is None else {algorithm: checksum},
+        checksums={} if checksum is None else {asked or DEFAULT_ALGORITHM: checksum},
         checksum_type="" if checksum is None else attributes.checksum_type,
         part_sizes=[part.size for part in parts],
+        part_checksums=_part_checksums(asked, parts) if checksum is not None and asked else b"",
     )
+
+
+def _part_checksums(algorithm: str, parts: Sequence[Part]) -> bytes:
+    """For GET of a part and GetObjectAttributes, which show them where the upload named an
+    algorithm."""
+    return b"".join(base64.b64decode(part.checksums[algorithm]) for part in parts)
 
 
 # ----------------------------------------------------------------------------------- list uploads

@@ -37,6 +37,8 @@ from s3api.entity import (
     checksum_headers,
     etag_of,
     object_headers,
+    part_checksum,
+    part_checksum_headers,
     quoted_etag,
     read_attributes,
     response_overrides,
@@ -152,8 +154,11 @@ def _read_headers(call: Call, found: Object) -> tuple[dict[str, str], Range | No
         chosen = parse_range(values["Range"], found.size)
     if chosen is not None:
         headers["Content-Range"] = chosen.content_range
-    if values.get("ChecksumMode") == "ENABLED" and (chosen is None or chosen.length == found.size):
-        headers |= checksum_headers(found.attributes)
+    if values.get("ChecksumMode") == "ENABLED":
+        if chosen is None or chosen.length == found.size:
+            headers |= checksum_headers(found.attributes)
+        elif "PartNumber" in values:
+            headers |= part_checksum_headers(found.attributes, values["PartNumber"])
     return headers, chosen
 
 
@@ -195,7 +200,10 @@ def _object_parts(call: Call, attributes: ObjectAttributes) -> dict[str, Any]:
         "NextPartNumberMarker": last,
         "MaxParts": limit,
         "IsTruncated": last < count,
-        "Parts": [{"PartNumber": number, "Size": size} for number, size in page],
+        "Parts": [
+            {"PartNumber": number, "Size": size, **part_checksum(attributes, number)}
+            for number, size in page
+        ],
     }
 
 
@@ -312,6 +320,7 @@ def _copy(call: Call, condition: WriteCondition) -> Object:
             checksums=attributes.checksums,
             checksum_type=attributes.checksum_type,
             part_sizes=attributes.part_sizes,
+            part_checksums=attributes.part_checksums,
             tags=attributes.tags,
         )
     return call.volume.objects.copy(

@@ -209,6 +209,16 @@ def test_a_composite_checksum(client: Any, bucket: str) -> None:
     assert client.head_object(Bucket=bucket, Key="key", ChecksumMode="ENABLED")[
         "ChecksumSHA256"
     ] == whole  # fmt: skip
+    asked = client.get_object_attributes(
+        Bucket=bucket, Key="key", ObjectAttributes=["ObjectParts", "Checksum"]
+    )
+    assert asked["Checksum"] == {"ChecksumSHA256": whole, "ChecksumType": "COMPOSITE"}
+    for number, body in enumerate(bodies, start=1):
+        of_part = base64.b64encode(hashlib.sha256(body).digest()).decode()
+        assert asked["ObjectParts"]["Parts"][number - 1]["ChecksumSHA256"] == of_part
+        part = client.get_object(Bucket=bucket, Key="key", PartNumber=number)
+        assert (part["ChecksumSHA256"], part["ChecksumType"]) == (of_part, "COMPOSITE")
+        assert part["Body"].read() == body
 
 
 def test_checksums_that_do_not_go_together(client: Any, bucket: str) -> None:
