@@ -53,7 +53,7 @@ class Lister:
     def list(
         self,
         root: int,
-        make: Callable[[bytes, Inode], T],
+        make: Callable[[Txn, bytes, Inode], T],
         *,
         prefix: bytes,
         delimiter: bytes,
@@ -71,7 +71,9 @@ class Lister:
                     for key, inode in walk.grouped(txn, root, prefix, delimiter, last):
                         if len(entries) >= limit:
                             return Listing(entries, truncated=limit > 0, last=last)
-                        entries.append(CommonPrefix(key) if inode is None else make(key, inode))
+                        entries.append(
+                            CommonPrefix(key) if inode is None else make(txn, key, inode)
+                        )
                         last = key
                 return Listing(entries, truncated=False, last=last)
             except _Unknown as unknown:

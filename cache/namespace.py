@@ -96,9 +96,12 @@ def put_object_attributes(txn: Txn, inode: Inode, attributes: ObjectAttributes) 
     """Attach attributes; returns the inode with its flag, which the caller stores."""
     if attributes == NO_ATTRIBUTES:
         txn.delete(Table.OBJECTS, key_bytes(inode.id))
-        return msgspec.structs.replace(inode, flags=inode.flags & ~InodeFlag.OBJECT)
+        flags = inode.flags & ~(InodeFlag.OBJECT | InodeFlag.CLASSED)
+        return msgspec.structs.replace(inode, flags=flags)
     txn.put_record(Table.OBJECTS, key_bytes(inode.id), attributes)
-    return msgspec.structs.replace(inode, flags=inode.flags | InodeFlag.OBJECT)
+    classed = InodeFlag.CLASSED if "storage-class" in attributes.own else 0
+    flags = inode.flags & ~InodeFlag.CLASSED | InodeFlag.OBJECT | classed
+    return msgspec.structs.replace(inode, flags=flags)
 
 
 def forget_checksums(txn: Txn, inode: Inode) -> Inode:

@@ -158,8 +158,12 @@ class Objects:
         """
         record = self._buckets.get(bucket)
 
-        def make(key: bytes, inode: Inode) -> Object:
-            return Object(bucket, key, inode, namespace.NO_ATTRIBUTES)
+        def make(txn: Txn, key: bytes, inode: Inode) -> Object:
+            # Attributes cost as much as the rest of an entry, and listings show one of them.
+            attributes = namespace.NO_ATTRIBUTES
+            if inode.flags & InodeFlag.CLASSED:
+                attributes = namespace.object_attributes(txn, inode)
+            return Object(bucket, key, inode, attributes)
 
         return self._lister.list(
             record.root,

@@ -96,6 +96,7 @@ class InodeFlag(enum.IntFlag):
     INLINE = 4  # its bytes are a row of the inline table, not extents (the row is whole)
     PINNED = 8  # its extents are never evicted
     UNSEEN = 16  # learned from a listing that lacks attributes: to be asked for when they matter
+    CLASSED = 32  # its storage class is not STANDARD: listings read its attributes
 
 
 class Dentry(msgspec.Struct, array_like=True, frozen=True):
@@ -116,7 +117,7 @@ class ObjectAttributes(msgspec.Struct, array_like=True, frozen=True):
     part_sizes: list[int] = []  # of a completed multipart upload
     tags: dict[str, str] = {}
     owner: str = ""
-    storage_class: str = ""
+    storage_class: str = ""  # unused: own["storage-class"], which the store keeps too
     acl: bytes = b""  # reserved for the S3 layer's own encoding
     own: dict[str, str] = {}  # StoredAttributes.own: what Forebay keeps with it, also in the store
     part_checksums: bytes = b""  # of part_sizes' parts, raw, one after another; algorithm as above

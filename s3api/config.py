@@ -59,6 +59,10 @@ class GatewayConfig:
     """List every directory as an object `dir/`, as Alluxio does; off: only those that were made
     by mkdir or by a PUT of `dir/`, as S3 does."""
 
+    tag_limits: bool = True
+    """Hold tags to Amazon's limits: 10 for an object or bucket, 128 characters for a key, 256 for a
+    value, and which characters."""
+
     access_log: Literal["off", "failures", "all"] = "failures"
     """Which requests are logged, one line of JSON each: none, those answered with an error, all."""
 

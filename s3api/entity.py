@@ -17,6 +17,7 @@ from s3api.checksums import ALGORITHMS
 from s3api.conditions import DeleteCondition, WriteCondition
 from s3api.documents import http_date
 from s3api.errors import S3Error
+from s3api.tags import read_tag_header
 
 METADATA_BYTES_MAX = 2048
 """Names and values of a PUT's user metadata together, as on Amazon."""
@@ -39,6 +40,20 @@ _OVERRIDES = {
 }
 RESPONSE_OVERRIDES = " ".join(_OVERRIDES)
 STANDARD_HEADERS = " ".join(_HEADERS) + " ContentType"
+
+STORAGE_CLASSES = frozenset(
+    {
+        "STANDARD", "REDUCED_REDUNDANCY", "STANDARD_IA", "ONEZONE_IA", "INTELLIGENT_TIERING",
+        "GLACIER", "GLACIER_IR", "DEEP_ARCHIVE",
+    }
+)  # fmt: skip
+"""Those that a bucket of Amazon's takes. They are kept and shown; all bytes are treated alike, and
+nothing has to be restored before it is read."""
+
+ATTRIBUTE_MEMBERS = f"Metadata StorageClass Tagging WebsiteRedirectLocation {STANDARD_HEADERS}"
+"""What read_attributes honours."""
+
+_REDIRECT_MAX = 2048
 
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f]")
 _EMPTY_ETAG = hashlib.md5(usedforsecurity=False).hexdigest()
@@ -93,9 +108,26 @@ def object_headers(found: Object) -> dict[str, str]:
         headers[name.title()] = _safe(value)
     for name, value in attributes.metadata.items():
         headers[f"x-amz-meta-{_safe(name)}"] = _safe(value)
+    if attributes.own:
+        headers |= _own_headers(attributes)
     if attributes.tags:
         headers["x-amz-tagging-count"] = str(len(attributes.tags))
     return headers
+
+
+def _own_headers(attributes: ObjectAttributes) -> dict[str, str]:
+    headers = {}
+    if "storage-class" in attributes.own:
+        headers["x-amz-storage-class"] = storage_class_of(attributes)
+    if "redirect" in attributes.own:
+        headers["x-amz-website-redirect-location"] = _safe(attributes.own["redirect"])
+    return headers
+
+
+def storage_class_of(attributes: ObjectAttributes) -> str:
+    """What the store says may be anything: it is shown if it is a class."""
+    found = attributes.own.get("storage-class", "STANDARD")
+    return found if found in STORAGE_CLASSES else "STANDARD"
 
 
 def checksum_headers(attributes: ObjectAttributes) -> dict[str, str]:
@@ -150,10 +182,13 @@ def response_overrides(values: Mapping[str, Any]) -> dict[str, str]:
     return overrides
 
 
-def read_attributes(values: Mapping[str, Any], owner: str) -> ObjectAttributes:
+def read_attributes(
+    values: Mapping[str, Any], owner: str, *, tag_limits: bool = True
+) -> ObjectAttributes:
     """The attributes that the headers of a PUT, a copy or a multipart upload ask for.
 
-    MetadataTooLarge above 2 KB of user metadata."""
+    MetadataTooLarge above 2 KB of user metadata; InvalidTag, InvalidStorageClass,
+    InvalidRedirectLocation."""
     metadata = {name: _text(value) for name, value in values.get("Metadata", {}).items()}
     size_bytes = sum(len(name) + len(value.encode()) for name, value in metadata.items())
     if size_bytes > METADATA_BYTES_MAX:
@@ -172,8 +207,28 @@ def read_attributes(values: Mapping[str, Any], owner: str) -> ObjectAttributes:
         content_type=_text(values.get("ContentType", "")),
         headers=headers,
         metadata=metadata,
+        tags=read_tag_header(values.get("Tagging", ""), limits=tag_limits),
         owner=owner,
+        own=_read_own(values),
     )
+
+
+def _read_own(values: Mapping[str, Any]) -> dict[str, str]:
+    own: dict[str, str] = {}
+    storage_class = values.get("StorageClass", "STANDARD")
+    if storage_class not in STORAGE_CLASSES:
+        raise S3Error("InvalidStorageClass", StorageClassRequested=storage_class[:64])
+    if storage_class != "STANDARD":
+        own["storage-class"] = storage_class
+    redirect = values.get("WebsiteRedirectLocation", "")
+    if redirect:
+        if not redirect.startswith(("/", "http://", "https://")) or not redirect.isascii():
+            raise S3Error("InvalidRedirectLocation")
+        if len(redirect) > _REDIRECT_MAX:
+            raise S3Error("InvalidRedirectLocation", "The length of website redirect location"
+                          f" cannot exceed {_REDIRECT_MAX} characters.")  # fmt: skip
+        own["redirect"] = redirect
+    return own
 
 
 def _without_aws_chunked(encoding: str) -> str:

@@ -28,7 +28,16 @@ from cache.errors import CacheError
 from cache.volume import Volume
 
 # The modules of operations enter themselves into OFFERED when they are imported.
-from s3api import buckets, listing, metrics, multipart, objects, posting, sigv4  # noqa: F401
+from s3api import (  # noqa: F401
+    buckets,
+    listing,
+    metrics,
+    multipart,
+    objects,
+    posting,
+    sigv4,
+    tagging,
+)
 from s3api.auth import UNPROVEN, Authenticator, authorise
 from s3api.buckets import check_expected_owner
 from s3api.config import AuthConfig, GatewayConfig

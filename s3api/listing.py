@@ -14,7 +14,7 @@ from aiohttp import web
 from cache.listing import CommonPrefix, Listing
 from cache.publishing import Object
 from s3api.buckets import owner_of
-from s3api.entity import quoted_etag
+from s3api.entity import quoted_etag, storage_class_of
 from s3api.operations import Call, offers
 from s3api.paging import KeyText, decode_token, encode_token, key_text, read_limit
 
@@ -47,7 +47,7 @@ def _contents(
             "LastModified": entry.modified_ns,
             "ETag": quoted_etag(entry),
             "Size": entry.size,
-            "StorageClass": "STANDARD",
+            "StorageClass": storage_class_of(entry.attributes),
             "Owner": owner,
         }
         for entry in page.entries

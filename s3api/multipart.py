@@ -35,9 +35,9 @@ from s3api.checksums import (
     multipart_etag,
 )
 from s3api.conditions import Range, WriteCondition, parse_copy_range
-from s3api.entity import STANDARD_HEADERS, check_of, etag_of, quoted_etag, read_attributes
+from s3api.entity import ATTRIBUTE_MEMBERS, check_of, etag_of, quoted_etag, storage_class_of
 from s3api.errors import S3Error, not_implemented
-from s3api.objects import copy_source
+from s3api.objects import copy_source, requested_attributes
 from s3api.operations import Call, check_private, offers
 from s3api.paging import key_text, read_limit
 from s3api.payload import PUT_BYTES_MAX, BodyPlan, Received, Receiver
@@ -55,14 +55,12 @@ _CHECKSUMS = " ".join(algorithm.member for algorithm in ALGORITHMS.values())
 
 @offers(
     "CreateMultipartUpload",
-    f"ACL ChecksumAlgorithm ChecksumType Metadata StorageClass {STANDARD_HEADERS}",
+    f"ACL ChecksumAlgorithm ChecksumType {ATTRIBUTE_MEMBERS}",
 )
 async def create_multipart_upload(call: Call) -> web.StreamResponse:
     check_private(call.input)
     algorithm, kind = _read_checksum(call.input)
-    attributes = msgspec.structs.replace(
-        read_attributes(call.input, call.identity.user), checksum_type=kind
-    )
+    attributes = msgspec.structs.replace(requested_attributes(call), checksum_type=kind)
     upload = await call.threads.metadata(
         lambda: call.volume.uploads.create(
             call.bucket,
@@ -240,7 +238,7 @@ async def list_parts(call: Call) -> web.StreamResponse:
             ],
             "Initiator": user,
             "Owner": user,
-            "StorageClass": "STANDARD",
+            "StorageClass": storage_class_of(upload.attributes),
             "ChecksumAlgorithm": upload.checksum_algorithm or None,
             "ChecksumType": upload.attributes.checksum_type if upload.checksum_algorithm else None,
         }
@@ -458,7 +456,7 @@ async def list_multipart_uploads(call: Call) -> web.StreamResponse:
                     "UploadId": upload.id,
                     "Key": text(upload.key),
                     "Initiated": upload.initiated_ns,
-                    "StorageClass": "STANDARD",
+                    "StorageClass": storage_class_of(upload.attributes),
                     "Owner": owner,
                     "Initiator": {
                         "ID": canonical_id_of(upload.owner),

@@ -30,8 +30,8 @@ from s3api.conditions import (
     part_range,
 )
 from s3api.entity import (
+    ATTRIBUTE_MEMBERS,
     RESPONSE_OVERRIDES,
-    STANDARD_HEADERS,
     Validators,
     check_of,
     checksum_headers,
@@ -42,6 +42,7 @@ from s3api.entity import (
     quoted_etag,
     read_attributes,
     response_overrides,
+    storage_class_of,
 )
 from s3api.errors import S3Error, from_cache
 from s3api.keys import check_key, parse_copy_source
@@ -60,13 +61,12 @@ _READ = f"ChecksumMode PartNumber Range VersionId {_READ_CONDITIONS} {RESPONSE_O
 
 @offers(
     "PutObject",
-    f"ACL Body ContentLength ContentMD5 IfMatch IfNoneMatch Metadata StorageClass"
-    f" {STANDARD_HEADERS} {_CHECKSUMS}",
+    f"ACL Body ContentLength ContentMD5 IfMatch IfNoneMatch {ATTRIBUTE_MEMBERS} {_CHECKSUMS}",
 )
 async def put_object(call: Call) -> web.StreamResponse:
     check_private(call.input)
     condition = WriteCondition(call.input, call.key)
-    attributes = read_attributes(call.input, call.identity.user)
+    attributes = requested_attributes(call)
     plan = BodyPlan.read(call.headers, call.authentication, PUT_BYTES_MAX)
     receiver = Receiver(plan, bytes_max=PUT_BYTES_MAX)
 
@@ -88,6 +88,12 @@ async def put_object(call: Call) -> web.StreamResponse:
     call.volume.buckets.get(call.bucket)
     stored = await receive(call, receiver, begin, commit)
     return call.answer(headers={"ETag": quoted_etag(stored), **checksum_headers(stored.attributes)})
+
+
+def requested_attributes(call: Call) -> ObjectAttributes:
+    """The attributes that a request asks for, as its caller's."""
+    limits = call.door.config.tag_limits
+    return read_attributes(call.input, call.identity.user, tag_limits=limits)
 
 
 # ------------------------------------------------------------------------------------- get, head
@@ -181,7 +187,7 @@ async def get_object_attributes(call: Call) -> web.StreamResponse:
     if "ObjectParts" in asked and attributes.part_sizes:
         output["ObjectParts"] = _object_parts(call, attributes)
     if "StorageClass" in asked:
-        output["StorageClass"] = "STANDARD"
+        output["StorageClass"] = storage_class_of(attributes)
     if "ObjectSize" in asked:
         output["ObjectSize"] = found.size
     return call.document(output)
@@ -279,8 +285,8 @@ def _delete_one(call: Call, key: bytes, each: dict[str, Any]) -> None:
 @offers(
     "CopyObject",
     "ACL CopySource CopySourceIfMatch CopySourceIfModifiedSince CopySourceIfNoneMatch"
-    " CopySourceIfUnmodifiedSince ExpectedSourceBucketOwner IfMatch IfNoneMatch Metadata"
-    f" MetadataDirective StorageClass TaggingDirective {STANDARD_HEADERS}",
+    " CopySourceIfUnmodifiedSince ExpectedSourceBucketOwner IfMatch IfNoneMatch"
+    f" MetadataDirective TaggingDirective {ATTRIBUTE_MEMBERS}",
 )
 async def copy_object(call: Call) -> web.StreamResponse:
     check_private(call.input)
@@ -303,10 +309,11 @@ def _copy(call: Call, condition: WriteCondition) -> Object:
     values = call.input
     source = copy_source(call)
     directive = _directive(values, "MetadataDirective", "x-amz-metadata-directive")
-    if _directive(values, "TaggingDirective", "x-amz-tagging-directive") == "REPLACE":
-        raise S3Error("NotImplemented", "x-amz-tagging-directive: REPLACE is not implemented.")
+    tagging = _directive(values, "TaggingDirective", "x-amz-tagging-directive")
+    asked = requested_attributes(call)
     onto_itself = (source.bucket, source.key) == (call.bucket, call.key)
-    if onto_itself and directive == "COPY":
+    changes = directive == "REPLACE" or "StorageClass" in values or "redirect" in asked.own
+    if onto_itself and not changes:
         raise S3Error(
             "InvalidRequest",
             "This copy request is illegal because it is trying to copy an object to itself without"
@@ -316,13 +323,17 @@ def _copy(call: Call, condition: WriteCondition) -> Object:
     attributes = source.attributes
     if directive == "REPLACE":
         attributes = msgspec.structs.replace(
-            read_attributes(values, call.identity.user),
+            asked,
             checksums=attributes.checksums,
             checksum_type=attributes.checksum_type,
             part_sizes=attributes.part_sizes,
             part_checksums=attributes.part_checksums,
-            tags=attributes.tags,
         )
+    attributes = msgspec.structs.replace(
+        attributes,
+        tags=asked.tags if tagging == "REPLACE" else source.attributes.tags,
+        own=asked.own,  # storage class and redirect are never the source's
+    )
     return call.volume.objects.copy(
         source,
         call.bucket,

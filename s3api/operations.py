@@ -140,17 +140,12 @@ def find_offer(operation: Operation) -> Offer:
 
 
 def check_private(values: Input) -> None:
-    """Refuse ACLs other than the ones that change nothing, and storage classes but STANDARD."""
+    """Refuse ACLs other than the ones that change nothing."""
     acl = values.get("ACL")
     if acl not in (None, "private", "bucket-owner-full-control"):
         if acl not in MODEL.shapes["ObjectCannedACL"].enum:
             raise S3Error("InvalidArgument", ArgumentName="x-amz-acl", ArgumentValue=acl[:64])
         raise not_implemented(f"x-amz-acl: {acl}")
-    storage_class = values.get("StorageClass")
-    if storage_class not in (None, "STANDARD"):
-        if storage_class not in MODEL.shapes["StorageClass"].enum:
-            raise S3Error("InvalidStorageClass", StorageClassRequested=storage_class[:64])
-        raise not_implemented(f"x-amz-storage-class: {storage_class}")
 
 
 def check_version(version_id: str | None) -> None:

@@ -19,6 +19,7 @@ ROOT_ELEMENTS = {
     "DeleteObjects": "DeleteResult",
     "GetBucketAcl": "AccessControlPolicy",
     "GetObjectAcl": "AccessControlPolicy",
+    "GetObjectTagging": "Tagging",
     "GetBucketVersioning": "VersioningConfiguration",
     "GetObjectAttributes": "GetObjectAttributesResponse",
     "ListBuckets": "ListAllMyBucketsResult",

@@ -23,7 +23,7 @@ from cache import keys, records
 from cache.index import FORMAT, Table
 from node.cli import app
 from node.errors import ExitCode
-from s3api import gateway  # noqa: F401  enters all operations into OFFERED
+from s3api.offered import replace_table  # enters all operations into OFFERED
 from s3api.operations import OFFERED
 
 ROOT = Path(__file__).parent.parent
@@ -233,9 +233,11 @@ def test_the_examples_of_the_format_are_what_is_written() -> None:
 # -------------------------------------------------------------------------------------------- S3
 
 
-def test_every_offered_operation_is_listed() -> None:
-    listed = [row[0] for row in rows(DOCS / "s3-compatibility.md", "operation", "notes")]
-    assert sorted(listed) == sorted(OFFERED)
+def test_the_table_of_operations_is_what_is_offered() -> None:
+    page = (DOCS / "s3-compatibility.md").read_text()
+    assert replace_table(page) == page, "run script/operations"
+    listed = {row[0] for row in rows(DOCS / "s3-compatibility.md", "operation", "notes")}
+    assert listed <= OFFERED.keys()
 
 
 # ------------------------------------------------------------------------------------ concurrency

@@ -269,10 +269,7 @@ def test_one_version_named_null(client: Any, bucket: str) -> None:
     [
         {"ACL": "public-read"},
         {"ServerSideEncryption": "AES256"},
-        {"Tagging": "a=b"},
-        {"StorageClass": "GLACIER"},
         {"ObjectLockLegalHoldStatus": "ON"},
-        {"WebsiteRedirectLocation": "/x"},
         {"GrantRead": "id=1"},
     ],
 )

@@ -20,7 +20,7 @@ from typing import Protocol
 
 from cache.records import Kind
 
-OWN_NAMES = frozenset({"version-id", "lock", "versioning"})
+OWN_NAMES = frozenset({"version-id", "lock", "versioning", "storage-class", "redirect"})
 """Names of StoredAttributes.own; what each means is written in docs/on-disk-format.md."""
 
 
