@@ -15,7 +15,6 @@ How a child learns that it must end:
 from __future__ import annotations
 
 import ctypes
-import dataclasses
 import faulthandler
 import importlib
 import logging
@@ -25,13 +24,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from cache.errors import CacheError
 from node import logs, orphans, run_lock
 from node.config import NodeConfig, parse, secrets_of
 from node.errors import ExitCode, OperatorError
-from node.lifeline import Beat, ChildEnd, Failed, Ready, Report, Start, Stop
+from node.lifeline import Beat, ChildEnd, Endpoint, Failed, Ready, Report, Start, Stop
 from node.volumes import open_volume
 
 log = logging.getLogger(__name__)
@@ -110,7 +110,6 @@ def main() -> None:
 def _run(role: str, start: Start, lifeline: ChildEnd) -> None:
     name = start.name
     config = parse(start.config)
-    config = dataclasses.replace(config, s3=dataclasses.replace(config.s3, port=start.port))
     logs.configure(name, config.log, secrets=secrets_of(config))
     reporter = Reporter(lifeline)
     threading.Thread(target=reporter.listen, name="lifeline", daemon=True).start()
@@ -119,7 +118,7 @@ def _run(role: str, start: Start, lifeline: ChildEnd) -> None:
             case "mount":
                 _mount(config, reporter)
             case "gateway":
-                _gateway(config, int(name.partition("-")[2]), reporter)
+                _gateway(config, start.endpoint, int(name.partition("-")[2]), reporter)
             case "mover":
                 _mover(config, reporter)
     log.debug("ended")
@@ -143,11 +142,12 @@ def _mount(config: NodeConfig, reporter: Reporter) -> None:
             raise OperatorError(str(exc), ExitCode.CONFIGURATION) from exc
 
 
-def _gateway(config: NodeConfig, index: int, reporter: Reporter) -> None:
+def _gateway(config: NodeConfig, endpoint: Endpoint, index: int, reporter: Reporter) -> None:
     import asyncio
 
     from s3api.auth import Authenticator
     from s3api.gateway import serve
+    from s3api.listening import Listener
 
     with open_volume(config) as volume:
         keeper = Authenticator(config.auth, volume.keys, address=config.s3.address, region=None)
@@ -156,7 +156,13 @@ def _gateway(config: NodeConfig, index: int, reporter: Reporter) -> None:
             loop = asyncio.get_running_loop()
             reporter.ready(loop.call_soon_threadsafe, auth=keeper.mode)
 
-        serve(volume, config.s3, config.auth, index=index, ready=ready)
+        listeners = []
+        if endpoint.port is not None:
+            listeners.append(Listener(config.s3.address, endpoint.port))
+        if endpoint.https_port is not None:
+            pair = Path(endpoint.certificate), Path(endpoint.key)
+            listeners.append(Listener(config.s3.address, endpoint.https_port, *pair))
+        serve(volume, config.s3, config.auth, listeners=listeners, index=index, ready=ready)
 
 
 def _mover(config: NodeConfig, reporter: Reporter) -> None:

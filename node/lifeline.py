@@ -19,13 +19,23 @@ import msgspec
 from node.config_text import ConfigText
 
 
+class Endpoint(msgspec.Struct):
+    """Where S3 is served, as the supervisor found out: ports where the configuration says 0, the
+    certificate that it made."""
+
+    port: int | None  # None: no plain HTTP
+    https_port: int | None = None
+    certificate: str = ""
+    key: str = ""
+
+
 class Start(msgspec.Struct, tag="start"):
     """What the child is to run. The configuration travels as the text that the supervisor read:
     a child that is started again runs what its siblings run, whatever the file says by now."""
 
     name: str  # "mover", "gateway-0", "mount"
     config: ConfigText
-    port: int  # of the S3 endpoint; chosen by the supervisor where the configuration says 0
+    endpoint: Endpoint
 
 
 class Stop(msgspec.Struct, tag="stop"):

@@ -1,4 +1,4 @@
-"""The S3 port, held for the node while its gateways come and go.
+"""An S3 port, held for the node while its gateways come and go.
 
 Gateways share one port with SO_REUSEPORT, and so would, without a word, two nodes that were given
 the same one: each would get half of the other's clients. So the supervisor first binds the port
@@ -16,8 +16,8 @@ from node.errors import ExitCode, OperatorError
 
 
 @contextlib.contextmanager
-def reserved(address: str, port: int) -> Iterator[int]:
-    """Hold the port for the duration of the body; yields its number.
+def reserved(address: str, port: int, setting: str = "s3.port") -> Iterator[int]:
+    """Hold the port for the duration of the body; yields its number. `setting` chooses it.
 
     OperatorError if the address is not one of this machine, or the port is taken.
     """
@@ -35,7 +35,7 @@ def reserved(address: str, port: int) -> Iterator[int]:
     except OSError as exc:
         raise OperatorError(
             f"cannot serve S3 on {address} port {port}: {exc.strerror}; "
-            "free it, or choose another s3.address and s3.port",
+            f"free it, or choose another s3.address and {setting}",
             ExitCode.CONFIGURATION,
         ) from exc
     with held:

@@ -1,6 +1,6 @@
 """`forebay serve`: the processes of one node, in the order in which they start and stop.
 
-Start: lock; orphans of an earlier start; S3 port; mover; then gateways and mount side by side.
+Start: lock; orphans of an earlier start; S3 ports; mover; then gateways and mount side by side.
 Stop: gateways (refuse new, finish what is under way); mount; mover (drains the write-back queue);
 all within `node.drain_timeout_s`. What is left stays queued on disk, and is reported.
 
@@ -14,8 +14,8 @@ import logging
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,11 +23,11 @@ from typing import Any
 
 import trio
 
-from node import control, mountpoint, orphans, port, run_lock
+from node import certificates, control, mountpoint, orphans, port, run_lock
 from node.children import Child
 from node.config import NodeConfig
 from node.errors import ExitCode, OperatorError
-from node.lifeline import Start
+from node.lifeline import Endpoint, Start
 from node.spares import Spares
 from node.systemd import Systemd
 
@@ -43,7 +43,9 @@ _LEAST_GRACE_S = 1.0
 class Serving:
     """Where a node serves, once it does."""
 
-    endpoint: str
+    endpoint: str  # of plain HTTP, if that is served
+    https_endpoint: str | None
+    certificate: str | None  # the file that HTTPS is served with
     mount: Path | None
     mount_absent: str  # why there is no mount; "" if there is one
     auth: str  # mode of authentication that is in force
@@ -60,6 +62,8 @@ class Supervisor:
         self._children: list[Child] = []
         self._spares = Spares()
         self._endpoint = ""
+        self._https_endpoint: str | None = None
+        self._certificate: str | None = None
         self._state = "starting"
         self._started = time.monotonic()
         self._stop_asked = trio.Event()
@@ -71,13 +75,11 @@ class Supervisor:
         on_ready is called once, when every child serves. Raises OperatorError when the node cannot
         start; nothing is left running then.
         """
-        s3 = self._config.s3
         self._run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         with self._only_one():
             orphans.wait_until_gone(self._run_dir)
-            with port.reserved(s3.address, s3.port) as number:
-                self._endpoint = f"http://{_host(s3.address)}:{number}"
-                self._children = self._make_children(number)
+            with self._reserve_ports() as endpoint:
+                self._children = self._make_children(endpoint)
                 return trio.run(self._serve, on_ready)
 
     async def _serve(self, on_ready: Callable[[Serving], None]) -> dict[str, Any]:
@@ -123,14 +125,34 @@ class Supervisor:
                 ExitCode.ALREADY_RUNNING,
             ) from exc
 
-    def _make_children(self, s3_port: int) -> list[Child]:
+    @contextmanager
+    def _reserve_ports(self) -> Iterator[Endpoint]:
+        """The S3 ports, held, and the certificate that HTTPS is served with."""
+        s3 = self._config.s3
+        host = _host(s3.address)
+        endpoint = Endpoint(None)
+        with ExitStack() as ports:
+            if s3.https:
+                endpoint.certificate, endpoint.key = map(str, certificates.find(self._config))
+                number = ports.enter_context(
+                    port.reserved(s3.address, s3.https_port, "s3.https_port")
+                )
+                endpoint.https_port = number
+                self._endpoint = self._https_endpoint = f"https://{host}:{number}"
+                self._certificate = endpoint.certificate
+            if not s3.https_only:
+                endpoint.port = ports.enter_context(port.reserved(s3.address, s3.port))
+                self._endpoint = f"http://{host}:{endpoint.port}"
+            yield endpoint
+
+    def _make_children(self, endpoint: Endpoint) -> list[Child]:
         gateways = self._config.node.gateways or os.cpu_count() or 1
         names = ["mover", *(f"gateway-{number}" for number in range(gateways))]
         if not self._mount_absent:
             names.append("mount")
         return [
             Child(
-                Start(name=name, config=self._config.text, port=s3_port),
+                Start(name=name, config=self._config.text, endpoint=endpoint),
                 self._config.node,
                 spares=self._spares,
                 unblock=partial(mountpoint.abort, self._mount_path) if name == "mount" else None,
@@ -165,7 +187,18 @@ class Supervisor:
             log.warning("no mount: %s; serving S3 only", self._mount_absent)
         log.info("serving: endpoint %s, mount %s", self._endpoint, mount or "none")
         self._systemd.ready(f"serving S3 on {self._endpoint}, mounted on {mount or 'nothing'}")
-        on_ready(Serving(self._endpoint, mount, self._mount_absent, auth, os.getpid(), pids))
+        on_ready(
+            Serving(
+                endpoint=self._endpoint,
+                https_endpoint=self._https_endpoint,
+                certificate=self._certificate,
+                mount=mount,
+                mount_absent=self._mount_absent,
+                auth=auth,
+                pid=os.getpid(),
+                pids=pids,
+            )
+        )
 
     # ---------------------------------------------------------------- while it serves
 
@@ -201,6 +234,7 @@ class Supervisor:
             "pid": os.getpid(),
             "uptime_s": round(time.monotonic() - self._started, 1),
             "endpoint": self._endpoint,
+            "https_endpoint": self._https_endpoint,
             "mount": None if self._mount_absent else str(self._mount_path),
             "mount_absent": self._mount_absent,
             "auth": self._find("gateway-0").facts.get("auth", self._config.auth.mode),

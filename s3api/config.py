@@ -6,6 +6,7 @@ Imports nothing of the door itself: the supervisor reads the settings without lo
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 
@@ -16,6 +17,23 @@ class GatewayConfig:
 
     port: int = 29998
     """TCP port of S3 over HTTP."""
+
+    https_port: int = 29996
+    """TCP port of S3 over HTTPS, served once there is a certificate."""
+
+    https_only: bool = False
+    """Do not serve plain HTTP: nothing listens on `port`."""
+
+    tls_certificate: Path | None = None
+    """Certificate for HTTPS, and what leads from it to its authority: a file in PEM. A renewed one
+    is taken within seconds, with no restart."""
+
+    tls_key: Path | None = None
+    """The certificate's private key, in PEM, without a password."""
+
+    tls_self_signed: bool = False
+    """Serve HTTPS with a certificate that the node makes for itself, in `tls/` of its state
+    directory. Clients must be told to trust that file, or to trust anybody."""
 
     domain: str | None = None
     """Domain under which `bucket.domain` names a bucket (virtual-host addressing); unset: the
@@ -67,8 +85,7 @@ class GatewayConfig:
     """Which requests are logged, one line of JSON each: none, those answered with an error, all."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.port <= 65535:
-            raise ValueError("port must be from 0 to 65535")
+        self._check_listening()
         for name in ("header_timeout_s", "body_timeout_s"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be above 0: a client could stay for ever")
@@ -80,6 +97,22 @@ class GatewayConfig:
                 raise ValueError(f"{name} must be at least 1")
         if self.max_connections_per_client < 0:
             raise ValueError("max_connections_per_client must be at least 0")
+
+    def _check_listening(self) -> None:
+        for name in ("port", "https_port"):
+            if not 0 <= getattr(self, name) <= 65535:
+                raise ValueError(f"{name} must be from 0 to 65535")
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key go together")
+        if self.tls_self_signed and self.tls_certificate is not None:
+            raise ValueError("tls_self_signed makes what tls_certificate names: choose one")
+        if self.https_only and not self.https:
+            raise ValueError("https_only needs tls_certificate and tls_key, or tls_self_signed")
+
+    @property
+    def https(self) -> bool:
+        """HTTPS is served."""
+        return self.tls_certificate is not None or self.tls_self_signed
 
 
 @dataclass(frozen=True, slots=True)

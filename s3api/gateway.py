@@ -18,8 +18,9 @@ import logging
 import secrets
 import signal
 import socket
+import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 from aiohttp import web
@@ -45,6 +46,7 @@ from s3api.connection import Connection, Server
 from s3api.errors import S3Error, error_document, from_cache, from_os
 from s3api.headers import common_headers, new_request_id
 from s3api.keys import parse_target
+from s3api.listening import Listener
 from s3api.model import MODEL, POST_OBJECT
 from s3api.operations import Call, Door, find_offer
 from s3api.parsing import read_input, split_query
@@ -83,24 +85,36 @@ class Gateway:
         )
         self._door = Door(volume, self._threads, config, secrets.token_hex(16), self._authenticator)
         self._http: Server | None = None
-        self._listener: asyncio.Server | None = None
+        self._listening: list[asyncio.Server] = []
 
-    async def start(self, listening: socket.socket) -> None:
-        """Serve connections of a bound socket."""
-        self._http = Server(self._handle, self._config, self._door.host_id)
+    async def start(self, listening: socket.socket, tls: ssl.SSLContext | None = None) -> None:
+        """Serve connections of a bound socket. May be called for several."""
+        if self._http is None:
+            self._http = Server(self._handle, self._config, self._door.host_id)
         loop = asyncio.get_running_loop()
-        self._listener = await loop.create_server(self._http, sock=listening, backlog=_BACKLOG)
+        # A client that does not finish its handshake is as one that does not finish its headers.
+        handshake_s = None if tls is None else self._config.header_timeout_s
+        server = await loop.create_server(
+            self._http,
+            sock=listening,
+            backlog=_BACKLOG,
+            ssl=tls,
+            ssl_handshake_timeout=handshake_s,
+            ssl_shutdown_timeout=handshake_s,
+        )
+        self._listening.append(server)
         log.info(
-            "serving S3 on %s port %d, authentication: %s",
+            "serving S3 over %s on %s port %d, authentication: %s",
+            "HTTP" if tls is None else "HTTPS",
             *listening.getsockname()[:2],
             self._authenticator.mode,
         )
 
     async def stop(self) -> None:
         """Refuse new connections, let requests under way end, for at most drain_timeout_s."""
-        assert self._listener is not None
         assert self._http is not None
-        self._listener.close()
+        for server in self._listening:
+            server.close()
         await self._http.drain(self._config.drain_timeout_s)
         await asyncio.to_thread(self._threads.close)
 
@@ -271,51 +285,35 @@ def _read_headers(request: web.BaseRequest) -> dict[str, str]:
 # --------------------------------------------------------------------------------- the process
 
 
-def listening_socket(address: str, port: int) -> socket.socket:
-    """A socket bound to the address, which the node's other gateways can bind, too."""
-    found = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    family, kind, protocol, _, where = found[0]
-    listening = socket.socket(family, kind, protocol)
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        listening.bind(where)
-    except BaseException:
-        listening.close()
-        raise
-    return listening
-
-
 def serve(
     volume: Volume,
     config: GatewayConfig,
     auth: AuthConfig,
     *,
+    listeners: Sequence[Listener],
     index: int,
     ready: Callable[[], object],
 ) -> None:
     """Serve S3 until SIGTERM or SIGINT, then drain. Blocks; call it in the main thread.
 
-    index: which of the node's gateways this is. ready: called once, from the loop, when requests
-    are served.
+    listeners: where. index: which of the node's gateways this is. ready: called once, from the
+    loop, when requests are served.
     """
-    asyncio.run(_serve(volume, config, auth, index, ready))
+    asyncio.run(_serve(Gateway(volume, config, auth), listeners, index, ready))
 
 
 async def _serve(
-    volume: Volume,
-    config: GatewayConfig,
-    auth: AuthConfig,
-    index: int,
-    ready: Callable[[], object],
+    gateway: Gateway, listeners: Sequence[Listener], index: int, ready: Callable[[], object]
 ) -> None:
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    gateway = Gateway(volume, config, auth)
-    with contextlib.closing(listening_socket(config.address, config.port)) as listening:
-        await gateway.start(listening)
+    async with contextlib.AsyncExitStack() as stack:
+        for listener in listeners:
+            listening = stack.enter_context(listener.socket())
+            tls = await stack.enter_async_context(listener.tls())
+            await gateway.start(listening, tls)
         ready()
         await stopping.wait()
         log.info("gateway %d stops", index)

@@ -20,7 +20,7 @@ import trio
 from node.children import Child, State
 from node.config_text import ConfigText
 from node.errors import ExitCode
-from node.lifeline import Start
+from node.lifeline import Endpoint, Start
 from node.processes import ChildProcess
 from node.spares import Spares
 from node.supervisor_config import SupervisorConfig
@@ -34,7 +34,7 @@ start = lifeline.receive()
 assert isinstance(start, Start)
 """
 SERVES = """
-lifeline.send(Ready({"port": str(start.port)}))
+lifeline.send(Ready({"port": str(start.endpoint.port)}))
 assert isinstance(lifeline.receive(), Stop)
 lifeline.send(Report({"names": 3}))
 """
@@ -42,7 +42,7 @@ DEADLINE_S = 20
 
 
 def start_message() -> Start:
-    return Start("test", ConfigText("", "none", "/", private=True), port=4711)
+    return Start("test", ConfigText("", "none", "/", private=True), endpoint=Endpoint(4711))
 
 
 def make_child(tmp_path: Path, body: str, config: SupervisorConfig | None = None) -> Child:

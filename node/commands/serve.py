@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import dataclasses
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,7 +22,14 @@ if TYPE_CHECKING:
     from node.supervisor import Serving
 
 
-def serve(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+def serve(
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+    https: Annotated[
+        bool,
+        typer.Option("--https", help="Serve HTTPS, too; self-signed if nothing is configured."),
+    ] = False,
+) -> None:
     """Serve the mount and the S3 endpoint until SIGTERM or Ctrl-C; a second one does not wait.
 
     The exit code is 0 also when something is left to persist: it is on disk, and the next start
@@ -32,6 +40,9 @@ def serve(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     from node.supervisor import Supervisor  # with its event loop, which only this command needs
 
     settings = load(config)
+    if https and not settings.s3.https:
+        s3 = dataclasses.replace(settings.s3, tls_self_signed=True)
+        settings = dataclasses.replace(settings, s3=s3)
     logs.configure("supervisor", settings.log, secrets=secrets_of(settings))
     if settings.text.demo:
         # Elsewhere a missing directory is a file system that is not mounted.
@@ -58,6 +69,8 @@ def _as_json(settings: NodeConfig, serving: Serving) -> dict[str, Any]:
     return {
         "event": "ready",
         "endpoint": serving.endpoint,
+        "https_endpoint": serving.https_endpoint,
+        "certificate": serving.certificate,
         "mount": str(serving.mount) if serving.mount else None,
         "mount_absent": serving.mount_absent,
         "state_dir": str(settings.cache.state_dir),
@@ -80,6 +93,7 @@ def _welcome(settings: NodeConfig, serving: Serving) -> str:
     lines = [
         "Forebay serves.",
         f"  S3 endpoint  {serving.endpoint}  ({_AUTH[serving.auth]})",
+        *_https(serving),
         f"  mount        {mount}",
         f"  store        {stores or 'none'}",
         f"  state        {settings.cache.state_dir}",
@@ -91,6 +105,15 @@ def _welcome(settings: NodeConfig, serving: Serving) -> str:
         "Ctrl-C stops it.",
     ]
     return "\n".join(lines)
+
+
+def _https(serving: Serving) -> list[str]:
+    if serving.https_endpoint is None:
+        return []
+    return [
+        f"  HTTPS        {serving.https_endpoint}",
+        f"  certificate  {serving.certificate}",
+    ]
 
 
 _AUTH = {

@@ -48,6 +48,15 @@ class RunningNode:
         return str(self.ready["endpoint"])
 
     @property
+    def https_endpoint(self) -> str:
+        return str(self.ready["https_endpoint"])
+
+    @property
+    def certificate(self) -> Path:
+        """The file that a client is to trust."""
+        return Path(self.ready["certificate"])
+
+    @property
     def mount(self) -> Path | None:
         """The mount point; None where the machine cannot mount or the test does not want it."""
         return Path(self.ready["mount"]) if self.ready["mount"] else None
@@ -157,11 +166,12 @@ def start_node(directory: Path, **overrides: Any) -> RunningNode:
     return restart_node(directory, config_file)
 
 
-def restart_node(directory: Path, config_file: Path) -> RunningNode:
-    """Start a node again on what an earlier one left, with the same configuration."""
+def restart_node(directory: Path, config_file: Path, *options: str) -> RunningNode:
+    """Start a node again on what an earlier one left, with the same configuration. options: of
+    `forebay serve`."""
     with (directory / "stderr.log").open("a") as stderr:
         process = subprocess.Popen(
-            [FOREBAY, "serve", "--json", "--config", config_file],
+            [FOREBAY, "serve", "--json", "--config", config_file, *options],
             stdout=subprocess.PIPE,
             stderr=stderr,
             stdin=subprocess.DEVNULL,

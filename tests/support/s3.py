@@ -29,7 +29,8 @@ from cache.records import WriteMode
 from cache.stores.posix import PosixStore, PosixStoreConfig
 from cache.volume import Volume
 from s3api.config import AuthConfig, GatewayConfig
-from s3api.gateway import Gateway, listening_socket
+from s3api.gateway import Gateway
+from s3api.listening import Listener
 
 REGION = "us-east-1"
 USER = "tester"
@@ -209,7 +210,7 @@ def _running(gateway: Gateway, address: str) -> Iterator[int]:
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="gateway")
     thread.start()
-    listening = listening_socket(address, 0)
+    listening = Listener(address, 0).socket()
     try:
         asyncio.run_coroutine_threadsafe(gateway.start(listening), loop).result(10)
         yield listening.getsockname()[1]
