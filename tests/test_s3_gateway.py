@@ -326,14 +326,16 @@ from cache.stores.posix import PosixStore, PosixStoreConfig
 from cache.volume import Volume
 from s3api.config import AuthConfig, GatewayConfig
 from s3api.gateway import serve
+from s3api.listening import Listener
 
 home = pathlib.Path(sys.argv[1])
 stores = {"local": PosixStore(PosixStoreConfig(path=home / "store"))}
 cache = CacheConfig(state_dir=home / "state", capacity_bytes=1 << 28)
 config = VolumeConfig(cache, creatable_store="local")
 with contextlib.closing(Volume.open(config, stores)) as volume:
-    config = GatewayConfig(port=int(sys.argv[2]))
-    serve(volume, config, AuthConfig(), index=0, ready=lambda: print("ready", flush=True))
+    listeners = [Listener("127.0.0.1", int(sys.argv[2]))]
+    serve(volume, GatewayConfig(), AuthConfig(), listeners=listeners, index=0,
+          ready=lambda: print("ready", flush=True))
 print("ended", flush=True)
 """
 
