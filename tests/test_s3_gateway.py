@@ -21,7 +21,6 @@ import pytest
 from cache.errors import StoreUnavailable
 from s3api.config import GatewayConfig
 from tests.support.s3 import Answer, Door, parse_answer, read_answer, serving
-from tests.test_s3_wire import presign
 
 
 @pytest.fixture
@@ -79,7 +78,7 @@ def test_idle_connections_are_closed(door: Door) -> None:
 
 
 def test_bodies_must_not_pause(door: Door) -> None:
-    target = presign(door, "PUT", "/bucket/key")
+    target = door.presign("PUT", "/bucket/key")
     with connect(door) as connection:
         connection.sendall(
             f"PUT {target} HTTP/1.1\r\nHost: {door.host}\r\nContent-Length: 10\r\n\r\nhalf".encode()
@@ -96,14 +95,14 @@ def test_100_continue_comes_after_authorisation(door: Door) -> None:
         assert answer.startswith(b"HTTP/1.1 403")
         assert b"100 Continue" not in answer
     with connect(door) as connection:
-        target = presign(door, "PUT", "/no-bucket/key")
+        target = door.presign("PUT", "/no-bucket/key")
         connection.sendall(f"PUT {target} HTTP/1.1\r\n{lines}".encode())
         answer = read_answer(connection)
         assert answer.startswith(b"HTTP/1.1 404")
         # The body will not come: what follows must not be taken for it.
         assert b"Connection: close" in answer
         assert closed(connection)
-    target = presign(door, "PUT", "/bucket/key")
+    target = door.presign("PUT", "/bucket/key")
     with connect(door) as connection:
         connection.sendall(f"PUT {target} HTTP/1.1\r\n{lines}".encode())
         assert connection.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -119,7 +118,7 @@ def test_connections_stay_for_many_requests(door: Door) -> None:
     connection.connect()
     local = connection.sock.getsockname()
     for headers in ({}, {"Range": "bytes=5-200000"}, {"Range": "bytes=-1"}, {}):
-        connection.request("GET", presign(door, "GET", "/bucket/key"), headers=headers)
+        connection.request("GET", door.presign("GET", "/bucket/key"), headers=headers)
         response = connection.getresponse()
         first, last = 0, len(body)
         if headers:
@@ -167,7 +166,7 @@ def test_every_answer_can_be_found_again(door: Door) -> None:
 
 def test_access_log(door: Door, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "s3api.access"):
-        door.request("GET", presign(door, "GET", "/bucket/missing"), sign=False)
+        door.request("GET", door.presign("GET", "/bucket/missing"), sign=False)
         door.request("GET", "/")
     lines = [json.loads(record.getMessage()) for record in caplog.records]
     assert lines[0] | {"milliseconds": 0, "request_id": ""} == {
@@ -273,11 +272,11 @@ def test_a_client_that_leaves_in_the_middle(door: Door, caplog: pytest.LogCaptur
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(20):
         with connect(door) as connection:
-            target = presign(door, "GET", "/bucket/big")
+            target = door.presign("GET", "/bucket/big")
             connection.sendall(f"GET {target} HTTP/1.1\r\nHost: {door.host}\r\n\r\n".encode())
             connection.recv(1000)
         with connect(door) as connection:
-            target = presign(door, "PUT", "/bucket/half")
+            target = door.presign("PUT", "/bucket/half")
             head = f"PUT {target} HTTP/1.1\r\nHost: {door.host}\r\nContent-Length: 9999999\r\n\r\n"
             connection.sendall(head.encode() + bytes(2 << 20))
     until(lambda: len(os.listdir("/proc/self/fd")) <= before + 2)
@@ -292,7 +291,7 @@ def test_a_slow_reader_gets_every_byte(door: Door) -> None:
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
         connection.connect(("127.0.0.1", door.port))
-        target = presign(door, "GET", "/bucket/big")
+        target = door.presign("GET", "/bucket/big")
         connection.sendall(f"GET {target} HTTP/1.1\r\nHost: {door.host}\r\n\r\n".encode())
         received = b""
         while len(received.partition(b"\r\n\r\n")[2]) < len(body):
@@ -304,7 +303,7 @@ def test_stop_lets_requests_end(tmp_path: Path) -> None:
     answers: list[Answer] = []
     with serving(tmp_path, access_log="off") as door:
         door.volume.buckets.create("bucket", "tester")
-        target = presign(door, "PUT", "/bucket/key")
+        target = door.presign("PUT", "/bucket/key")
         connection = connect(door)
         head = f"PUT {target} HTTP/1.1\r\nHost: {door.host}\r\nContent-Length: 4\r\n\r\n"
         connection.sendall(head.encode() + b"bo")

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
-from botocore.auth import S3SigV4Auth
+from botocore.auth import S3SigV4Auth, S3SigV4QueryAuth
 from botocore.awsrequest import AWSRequest
 from botocore.client import Config
 from botocore.credentials import Credentials
@@ -91,6 +91,22 @@ class Door:
         request.headers["Host"] = self.host
         S3SigV4Auth(self.credentials, "s3", REGION).add_auth(request)
         return dict(request.headers.items())
+
+    def presign(
+        self,
+        method: str,
+        target: str,
+        *,
+        expires_s: int = 60,
+        headers: dict[str, str] | None = None,
+    ) -> str:
+        """A presigned request target, by botocore."""
+        request = AWSRequest(
+            method, self.url + target, headers={"Host": self.host, **(headers or {})}
+        )
+        S3SigV4QueryAuth(self.credentials, "s3", REGION, expires=expires_s).add_auth(request)
+        url = str(request.url)
+        return url.removeprefix(self.url)
 
     def request(
         self,
