@@ -8,6 +8,7 @@ Blocking, thread-safe; a part writer belongs to one thread at a time.
 
 from __future__ import annotations
 
+import logging
 import time
 import uuid
 
@@ -21,7 +22,9 @@ from cache.contents import Contents, Staged
 from cache.errors import (
     InvalidPart,
     NoSuchUpload,
+    NotFound,
     StaleContent,
+    StoreError,
 )
 from cache.index import Index, Table, Txn
 from cache.namespace import Place
@@ -41,6 +44,8 @@ from cache.records import (
     unpack,
 )
 from cache.stores.base import PartUpload, StoredObject
+
+log = logging.getLogger(__name__)
 
 PART_NUMBER_MAX = 10_000
 
@@ -143,6 +148,33 @@ class Uploads:
             self._buckets.find(txn, bucket)
             found = [unpack(v, UploadRecord) for _, v in txn.scan(Table.UPLOADS, prefix, prefix)]
         return sorted(found, key=lambda upload: (upload.key, upload.initiated_ns, upload.id))
+
+    def abort_stale(self, age_max_s: float) -> int:
+        """Abort the uploads that began, and got their last part, at least age_max_s seconds ago;
+        their number. One that cannot be aborted now is left for the next time."""
+        before_ns = time.time_ns() - int(age_max_s * 1e9)
+        with self._index.read() as txn:
+            stale = [
+                upload
+                for upload in (unpack(value, UploadRecord) for _, value in txn.scan(Table.UPLOADS))
+                if upload.initiated_ns <= before_ns
+                and all(
+                    part.modified_ns <= before_ns
+                    for part in self._parts(txn, upload, 0, PART_NUMBER_MAX)
+                )
+            ]
+        aborted = 0
+        for upload in stale:
+            try:
+                self.abort(upload)
+            except NotFound:
+                continue  # completed or aborted meanwhile, or its bucket is gone
+            except StoreError as exc:
+                log.warning("the stale upload %s is not aborted: %s", upload.id, exc)
+                continue
+            log.info("aborted the stale upload %s of %r", upload.id, upload.key)
+            aborted += 1
+        return aborted
 
     def parts(self, upload: UploadRecord, *, after: int = 0, limit: int = 1000) -> Parts:
         """Parts with numbers above `after`, in order."""

@@ -16,12 +16,10 @@ from functools import lru_cache
 
 import msgspec
 
-from cache.errors import InvalidName, NoSuchGroup, NoSuchUser, UserExists
+from cache.errors import NoSuchGroup, NoSuchUser, UserExists
 from cache.index import Index, Table, Txn
-from cache.keys import AccessKey
+from cache.keys import NAME_BYTES_MAX, AccessKey, check_name
 from cache.records import Bucket, unpack
-
-NAME_BYTES_MAX = 256
 
 
 class User(msgspec.Struct, array_like=True, frozen=True):
@@ -202,15 +200,6 @@ class Users:
                 txn.put_record(Table.USERS, user.name.encode(), without)
 
         self._index.commit(change, grows=False)
-
-
-def check_name(name: str) -> None:
-    """InvalidName unless it can be a user's or group's name: text that fits into an ARN and a
-    header."""
-    if not name or len(name.encode("utf-8", "surrogateescape")) > NAME_BYTES_MAX:
-        raise InvalidName(f"a name has 1 to {NAME_BYTES_MAX} bytes")
-    if not name.isprintable() or name != name.strip() or "*" in name or "?" in name:
-        raise InvalidName(f"not a name: {name!r} (printable, without * and ?)")
 
 
 def _find(txn: Txn, name: str) -> User | None:

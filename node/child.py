@@ -173,7 +173,13 @@ def _mover(config: NodeConfig, reporter: Reporter) -> None:
         reporter.ready(lambda ran: ran())
 
     with open_volume(config) as volume:
-        mover.serve(volume, ready=ready, report=reporter.report, grace_s=lambda: reporter.grace_s)
+        mover.serve(
+            volume,
+            upload_age_max_s=config.s3.upload_age_max_s,
+            ready=ready,
+            report=reporter.report,
+            grace_s=lambda: reporter.grace_s,
+        )
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from node.commands import (
     groups,
     keys,
     names,
+    own_secret,
     serve,
     stat,
     status,
@@ -48,6 +49,7 @@ app.command("stat")(stat.stat)
 app.command("fsck")(fsck.fsck)
 app.command("names")(names.names)
 app.add_typer(keys.app, name="keys")
+app.add_typer(own_secret.app, name="s3")
 app.add_typer(users.app, name="users")
 app.add_typer(groups.app, name="groups")
 app.add_typer(buckets.app, name="buckets")

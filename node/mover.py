@@ -35,19 +35,20 @@ READER_CHECK_S = 30.0
 def serve(
     volume: Volume,
     *,
+    upload_age_max_s: float,
     ready: Callable[[], None],
     report: Callable[[dict[str, Any]], None],
     grace_s: Callable[[], float],
 ) -> None:
     """Do the chores until SIGTERM, then drain. Blocks; call it in the main thread.
 
-    `ready` is called once the chores run, `report` with what is left at the end, `grace_s` after
-    SIGTERM: seconds that the end may take.
+    upload_age_max_s: 0 for never. `ready` is called once the chores run, `report` with what is
+    left at the end, `grace_s` after SIGTERM: seconds that the end may take.
     """
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
-    chores = Chores(_chores(volume))
+    chores = Chores(_chores(volume, upload_age_max_s))
     chores.start()
     ready()
     stopping.wait()
@@ -56,8 +57,12 @@ def serve(
     report(as_facts(_drain(volume, deadline)))
 
 
-def _chores(volume: Volume) -> list[Chore]:
+def _chores(volume: Volume, upload_age_max_s: float) -> list[Chore]:
     reclaimer = volume.reclaimer
+
+    def abort_stale_uploads() -> int:
+        return volume.uploads.abort_stale(upload_age_max_s) if upload_age_max_s else 0
+
     return [
         Chore("persist", volume.queue.run_once, every_s=0.1, busy_s=0.01),
         Chore("reclaim", reclaimer.run_once, every_s=0.5, busy_s=0.05),
@@ -68,6 +73,8 @@ def _chores(volume: Volume) -> list[Chore]:
         Chore("look for changes", volume.discovery.refresh_aged, every_s=1),
         Chore("forget settled names", volume.queue.forget_settled, every_s=30, busy_s=0.1),
         Chore("clear readers", volume.index.clear_stale_readers, every_s=READER_CHECK_S),
+        Chore("abort stale uploads", abort_stale_uploads, every_s=min(60, upload_age_max_s or 60)),
+        Chore("forget expired keys", volume.keys.forget_expired, every_s=600),
         Chore("drop unknown files", reclaimer.drop_unknown_files, every_s=600),
     ]
 

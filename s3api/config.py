@@ -73,6 +73,10 @@ class GatewayConfig:
     drain_timeout_s: float = 15.0
     """Longest that requests under way may go on after a stop was asked for."""
 
+    upload_age_max_s: float = 7 * 86400.0
+    """Seconds after which a multipart upload that neither gets parts nor is completed is aborted,
+    its parts freed; 0: never."""
+
     list_directories: bool = False
     """List every directory as an object `dir/`, as Alluxio does; off: only those that were made
     by mkdir or by a PUT of `dir/`, as S3 does."""
@@ -89,7 +93,7 @@ class GatewayConfig:
         for name in ("header_timeout_s", "body_timeout_s"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be above 0: a client could stay for ever")
-        for name in ("idle_timeout_s", "drain_timeout_s"):
+        for name in ("idle_timeout_s", "drain_timeout_s", "upload_age_max_s"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0")
         for name in ("max_connections", "metadata_threads", "transfer_threads"):

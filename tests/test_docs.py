@@ -171,7 +171,7 @@ def commands() -> dict[str, frozenset[str]]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_that_are_named_exist(page: Path) -> None:
-    named = re.findall(r"(?:`|\$ )forebay ([a-z][a-z-]*)(?: ([a-z][a-z-]*))?", page.read_text())
+    named = re.findall(r"(?:`|\$ )forebay ([a-z][a-z0-9-]*)(?: ([a-z][a-z-]*))?", page.read_text())
     for name, inner in named:
         assert name in commands(), f"{page.name} names forebay {name}"
         if inner and commands()[name]:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import pwd
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +15,8 @@ from typing import Any
 import pytest
 
 from cache.records import ObjectAttributes
+from cache.users import User
+from node.commands import own_secret
 from node.commands.names import hidden_keys
 from node.commands.options import human_bytes, human_seconds
 from node.commands.paths import Target, parse
@@ -22,6 +27,7 @@ from tests.support.node import FOREBAY, RunningNode, running_node, write_config
 
 COMMANDS = [
     "serve", "check-config", "status", "flush", "stat", "fsck", "names",
+    "s3 getsecret", "s3 revokesecret",
     "keys create", "keys revoke", "keys list",
     "buckets list", "buckets create", "buckets delete",
     "users create", "users list", "users show", "users change", "users delete",
@@ -153,6 +159,61 @@ def test_keys_are_made_listed_and_revoked_without_a_node(config: Path) -> None:
     assert answer(config, "keys", "list") == {"keys": []}
     again = answer(config, "keys", "revoke", made["access_key"], code=ExitCode.FAILED)
     assert "no such access key" in again["error"]
+
+
+def test_a_secret_as_ozone_gives_it(config: Path) -> None:
+    principal = "testuser/scm@EXAMPLE.COM"
+    lines = forebay(config, "s3", "getsecret", "-u", principal).stdout.splitlines()
+    assert lines[0] == f"awsAccessKey={principal}"
+    assert re.fullmatch("awsSecret=[0-9a-f]{64}", lines[1])
+    again = answer(config, "s3", "getsecret", "-u", principal, code=ExitCode.FAILED)
+    assert "shown once" in again["error"]
+    assert lines[1].partition("=")[2] not in again["error"]
+    (key,) = answer(config, "keys", "list")["keys"]
+    assert (key["access_key"], key["user"]) == (principal, principal)
+    own = answer(config, "s3", "getsecret")
+    assert own["awsAccessKey"] == pwd.getpwuid(os.getuid()).pw_name
+
+
+@pytest.mark.parametrize(("said", "revoked"), [("y\n", True), ("n\n", False), ("", False)])
+def test_a_secret_is_revoked_after_a_question(config: Path, said: str, revoked: bool) -> None:
+    with open_volume(load(config)) as volume:
+        volume.keys.create_named("alice")
+    done = subprocess.run(
+        [FOREBAY, "s3", "revokesecret", "-u", "alice", "--config", config],
+        input=said,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "Enter 'y' to confirm S3 secret revocation for 'alice'" in done.stderr
+    assert (done.returncode == 0) == revoked
+    assert ("S3 secret revoked." in done.stdout) == revoked
+    with open_volume(load(config)) as volume:
+        assert (volume.keys.get("alice") is None) == revoked
+
+
+def test_a_secret_is_revoked_without_a_question(config: Path) -> None:
+    answer(config, "s3", "getsecret", "-u", "alice")
+    assert answer(config, "s3", "revokesecret", "-y", "-u", "alice") == {"revoked": "alice"}
+    missing = answer(config, "s3", "revokesecret", "-y", "-u", "alice", code=ExitCode.FAILED)
+    assert "no such access key" in missing["error"]
+
+
+def test_only_administrators_have_to_do_with_the_secrets_of_others(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = load(config)
+    somebody = pwd.getpwnam("nobody")
+    with open_volume(settings) as volume:
+        assert own_secret.whose("other", settings, volume) == "other"
+        monkeypatch.setattr(os, "getuid", lambda: somebody.pw_uid)
+        assert own_secret.whose(None, settings, volume) == "nobody"
+        with pytest.raises(OperatorError):
+            own_secret.whose("other", settings, volume)
+        volume.users.create(User("nobody", admin=True))
+        assert own_secret.whose("other", settings, volume) == "other"
 
 
 def test_a_made_key_can_be_pasted_into_a_shell(config: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import time
 import zlib
 from collections.abc import Iterator
 from itertools import count
@@ -332,3 +333,19 @@ def test_an_upload_that_never_was(client: Any, bucket: str) -> None:
         client.complete_multipart_upload(
             **names, MultipartUpload={"Parts": [{"PartNumber": 1, "ETag": "x"}]}
         )
+
+
+def test_stale_uploads_are_aborted(door: Door, client: Any, bucket: str) -> None:
+    stale: dict[str, Any] = {"Bucket": bucket, "Key": "stale"}
+    made = [client.create_multipart_upload(**stale)["UploadId"] for _ in range(2)]
+    before_part = time.time()
+    client.upload_part(UploadId=made[1], PartNumber=1, Body=b"x", **stale)
+    assert door.volume.uploads.abort_stale(3600) == 0
+    # What counts is the last part, if there is one.
+    assert door.volume.uploads.abort_stale(time.time() - before_part) >= 1
+    (left,) = client.list_multipart_uploads(Bucket=bucket)["Uploads"]
+    assert left["UploadId"] == made[1]
+    assert door.volume.uploads.abort_stale(0) == 1
+    assert "Uploads" not in client.list_multipart_uploads(Bucket=bucket)
+    with pytest.raises(ClientError, match="NoSuchUpload"):
+        client.upload_part(UploadId=made[1], PartNumber=1, Body=b"x", **stale)
