@@ -99,7 +99,9 @@ def _functional(checkout: Path) -> Path:
 
 
 def make_user(node: RunningNode, name: str) -> User:
-    """A key for a new user; what S3 calls them is asked of the node itself."""
+    """A new user with a key; what S3 calls them is asked of the node itself."""
+    display_name = f"{name} of the suite"
+    node.forebay("users", "create", name, "--display-name", display_name, "--email", _email(name))
     key = json.loads(node.forebay("keys", "create", name, "--json").stdout)
     client = boto3.client(
         "s3",
@@ -116,6 +118,10 @@ def make_user(node: RunningNode, name: str) -> User:
         owner["ID"],
         owner.get("DisplayName", name),
     )
+
+
+def _email(name: str) -> str:
+    return f"{name}@example.com"
 
 
 def write_config(path: Path, endpoint: str, users: Mapping[str, User]) -> None:
@@ -138,7 +144,7 @@ def write_config(path: Path, endpoint: str, users: Mapping[str, User]) -> None:
         config[section] = {
             "display_name": user.display_name,
             "user_id": user.user_id,
-            "email": f"{user.name}@example.com",
+            "email": _email(user.name),
             "access_key": user.access_key,
             "secret_key": user.secret_key,
         }
