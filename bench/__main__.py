@@ -14,13 +14,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench import mount, s3
+from bench import listing, mount, s3
 from bench.rounds import Row
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="script/bench", description=__doc__)
-    parser.add_argument("what", nargs="*", choices=["s3", "mount", []], help="default: both")
+    parser.add_argument("what", nargs="*", choices=["s3", "mount", "list", []], help="default: all")
     parser.add_argument("--rounds", type=int, default=5, help="alternating rounds (default 5)")
     parser.add_argument("--seconds", type=int, default=3, help="of load in a round (default 3)")
     parser.add_argument("--gateways", type=int, default=1, help="gateway processes (default 1)")
@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=Path("bench-results.json"))
     parser.add_argument("--directory", type=Path, help="where to work; default: a temporary one")
     arguments = parser.parse_args()
-    what = arguments.what or ["s3", "mount"]
+    what = arguments.what or ["s3", "mount", "list"]
     work = Path(tempfile.mkdtemp(prefix="forebay-bench-", dir=arguments.directory))
     rows: list[Row] = []
     try:
@@ -38,6 +38,8 @@ def main() -> None:
         if "mount" in what:
             (work / "mount").mkdir()
             rows += mount.run(work / "mount", arguments.rounds, arguments.megabytes)
+        if "list" in what:
+            rows += listing.run(work / "list", arguments.rounds)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     show(rows)
