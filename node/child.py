@@ -176,6 +176,7 @@ def _mover(config: NodeConfig, reporter: Reporter) -> None:
         mover.serve(
             volume,
             upload_age_max_s=config.s3.upload_age_max_s,
+            lifecycle_day_s=config.s3.lifecycle_day_s,
             ready=ready,
             report=reporter.report,
             grace_s=lambda: reporter.grace_s,

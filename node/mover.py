@@ -19,6 +19,7 @@ from cache.queue import Backlog
 from cache.volume import Volume
 from node.chores import Chore, Chores
 from node.draining import drain
+from node.lifecycle import Lifecycle
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ def serve(
     volume: Volume,
     *,
     upload_age_max_s: float,
+    lifecycle_day_s: int,
     ready: Callable[[], None],
     report: Callable[[dict[str, Any]], None],
     grace_s: Callable[[], float],
@@ -48,7 +50,8 @@ def serve(
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
-    chores = Chores(_chores(volume, upload_age_max_s))
+    lifecycle = Lifecycle(volume, lifecycle_day_s)
+    chores = Chores(_chores(volume, lifecycle, upload_age_max_s))
     chores.start()
     ready()
     stopping.wait()
@@ -57,7 +60,7 @@ def serve(
     report(as_facts(_drain(volume, deadline)))
 
 
-def _chores(volume: Volume, upload_age_max_s: float) -> list[Chore]:
+def _chores(volume: Volume, lifecycle: Lifecycle, upload_age_max_s: float) -> list[Chore]:
     reclaimer = volume.reclaimer
 
     def abort_stale_uploads() -> int:
@@ -70,6 +73,7 @@ def _chores(volume: Volume, upload_age_max_s: float) -> list[Chore]:
         Chore("reap", volume.reaper.run_without_mount, every_s=2, busy_s=0.05),
         Chore("find buckets", volume.buckets.adopt, every_s=60),
         Chore("read settings", volume.buckets.read_unread, every_s=5),
+        Chore("lifecycle", lifecycle.run_once, every_s=lifecycle.every_s),
         Chore("look for changes", volume.discovery.refresh_aged, every_s=1),
         Chore("forget settled names", volume.queue.forget_settled, every_s=30, busy_s=0.1),
         Chore("clear readers", volume.index.clear_stale_readers, every_s=READER_CHECK_S),

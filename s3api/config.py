@@ -81,6 +81,10 @@ class GatewayConfig:
     """List every directory as an object `dir/`, as Alluxio does; off: only those that were made
     by mkdir or by a PUT of `dir/`, as S3 does."""
 
+    lifecycle_day_s: int = 86_400
+    """Seconds that the mover takes for a day of lifecycle rules: less only to test rules, for then
+    objects go before the dates that clients are told."""
+
     tag_limits: bool = True
     """Hold tags to Amazon's limits: 10 for an object or bucket, 128 characters for a key, 256 for a
     value, and which characters."""
@@ -99,6 +103,8 @@ class GatewayConfig:
         for name in ("max_connections", "metadata_threads", "transfer_threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1")
+        if not 1 <= self.lifecycle_day_s <= 86_400:
+            raise ValueError("lifecycle_day_s must be from 1 to 86400")
         if self.max_connections_per_client < 0:
             raise ValueError("max_connections_per_client must be at least 0")
 

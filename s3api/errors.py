@@ -15,6 +15,7 @@ from cache import errors as cache_errors
 
 CODES: dict[str, tuple[int, str]] = {
     "AccessDenied": (403, "Access Denied"),
+    "AccessForbidden": (403, "Access forbidden"),
     "AuthorizationHeaderMalformed": (
         400,
         "The authorization header that you provided is not valid.",
@@ -131,7 +132,10 @@ CODES: dict[str, tuple[int, str]] = {
     "MissingContentLength": (411, "You must provide the Content-Length HTTP header."),
     "MissingSecurityHeader": (400, "Your request is missing a required header."),
     "NoSuchBucket": (404, "The specified bucket does not exist"),
+    "NoSuchCORSConfiguration": (404, "The CORS configuration does not exist"),
     "NoSuchKey": (404, "The specified key does not exist."),
+    "NoSuchConfiguration": (404, "The specified configuration does not exist."),
+    "NoSuchLifecycleConfiguration": (404, "The lifecycle configuration does not exist"),
     "NoSuchTagSet": (404, "The TagSet does not exist"),
     "NoSuchUpload": (
         404,
@@ -148,6 +152,10 @@ CODES: dict[str, tuple[int, str]] = {
     "PreconditionFailed": (
         412,
         "At least one of the preconditions that you specified did not hold.",
+    ),
+    "ReplicationConfigurationNotFoundError": (
+        404,
+        "The replication configuration was not found",
     ),
     "RequestHeaderSectionTooLarge": (
         400,

@@ -31,6 +31,8 @@ from cache.volume import Volume
 # The modules of operations enter themselves into OFFERED when they are imported.
 from s3api import (  # noqa: F401
     buckets,
+    cors,
+    lifecycle,
     listing,
     metrics,
     multipart,
@@ -38,6 +40,7 @@ from s3api import (  # noqa: F401
     posting,
     sigv4,
     tagging,
+    unconfigured,
 )
 from s3api.auth import UNPROVEN, Authenticator, authorise
 from s3api.buckets import check_expected_owner
@@ -45,7 +48,7 @@ from s3api.config import AuthConfig, GatewayConfig
 from s3api.connection import Connection, Server
 from s3api.errors import S3Error, error_document, from_cache, from_os
 from s3api.headers import common_headers, new_request_id
-from s3api.keys import parse_target
+from s3api.keys import Target, parse_target
 from s3api.listening import Listener
 from s3api.model import MODEL, POST_OBJECT
 from s3api.operations import Call, Door, find_offer
@@ -127,8 +130,11 @@ class Gateway:
         entry = _Entry(request)
         call: Call | None = None
         try:
-            call = self._resolve(request, entry)
-            response = await find_offer(call.operation).handler(call)
+            if request.method == "OPTIONS":
+                response = self._answer_preflight(request, entry)
+            else:
+                call = self._resolve(request, entry)
+                response = await find_offer(call.operation).handler(call)
             entry.status = response.status
         except S3Error as error:
             response = self._refuse(request, entry, call, error)
@@ -153,14 +159,30 @@ class Gateway:
         self._finish(entry, response)
         return response
 
-    def _resolve(self, request: web.BaseRequest, entry: _Entry) -> Call:
-        """Everything before the operation: who asks for what, and whether they may."""
+    def _address(
+        self, request: web.BaseRequest, entry: _Entry
+    ) -> tuple[dict[str, str], str, str, Target]:
+        """Headers, raw path and query, and what the request is about."""
         raw_path, _, raw_query = request.raw_path.partition("?")
         if not request.raw_path.isascii() or "#" in request.raw_path:
             raise S3Error("InvalidURI")
         headers = _read_headers(request)
         target = parse_target(raw_path, headers.get("host", ""), self._config.domain)
         entry.bucket, entry.key = target.bucket, target.key
+        return headers, raw_path, raw_query, target
+
+    def _answer_preflight(self, request: web.BaseRequest, entry: _Entry) -> web.StreamResponse:
+        """What a browser asks before it sends a page's request, as nobody in particular."""
+        entry.operation = "Preflight"
+        headers, _, _, target = self._address(request, entry)
+        allowed = cors.preflight_headers(self._door.volume, target.bucket, headers)
+        return web.Response(headers=common_headers(entry.request_id, self._door.host_id) | allowed)
+
+    def _resolve(self, request: web.BaseRequest, entry: _Entry) -> Call:
+        """Everything before the operation: who asks for what, and whether they may."""
+        headers, raw_path, raw_query, target = self._address(request, entry)
+        volume = self._door.volume
+        entry.added_headers = cors.answer_headers(volume, target.bucket, request.method, headers)
         query = split_query(raw_query)
         level = "key" if target.key else "bucket" if target.bucket else "service"
         operation = MODEL.route(request.method, level, query, headers)
@@ -182,6 +204,7 @@ class Gateway:
             target,
             values,
             authentication,
+            entry.added_headers,
         )
         if "ExpectedBucketOwner" in values:
             check_expected_owner(call, target.bucket, values["ExpectedBucketOwner"])
@@ -195,7 +218,8 @@ class Gateway:
             log.warning("request %s: cut off: %s", entry.request_id, error)
             return self._cut_off(request, entry, error.code)
         entry.status, entry.code = error.status, error.code
-        headers = common_headers(entry.request_id, self._door.host_id) | error.headers
+        headers = common_headers(entry.request_id, self._door.host_id)
+        headers |= entry.added_headers | error.headers
         body: bytes | None = None
         if request.method != "HEAD" and error.status != 304:
             headers["Content-Type"] = "application/xml"
@@ -232,14 +256,15 @@ class _Entry:
     """What is known of a request for the log and the metrics, filled in as it becomes known."""
 
     __slots__ = (
-        "bucket", "code", "key", "operation", "remote", "request", "request_id", "started_s",
-        "status", "user",
+        "added_headers", "bucket", "code", "key", "operation", "remote", "request", "request_id",
+        "started_s", "status", "user",
     )  # fmt: skip
 
     def __init__(self, request: web.BaseRequest) -> None:
         self.request = request
         self.request_id = new_request_id()
         self.started_s = time.monotonic()
+        self.added_headers: dict[str, str] = {}
         self.bucket = ""
         self.key = b""
         self.operation = ""

@@ -37,6 +37,7 @@ from s3api.checksums import (
 from s3api.conditions import Range, WriteCondition, parse_copy_range
 from s3api.entity import ATTRIBUTE_MEMBERS, check_of, etag_of, quoted_etag, storage_class_of
 from s3api.errors import S3Error, not_implemented
+from s3api.lifecycle import expiration_headers
 from s3api.objects import copy_source, requested_attributes
 from s3api.operations import Call, check_private, offers
 from s3api.paging import key_text, read_limit
@@ -264,6 +265,7 @@ async def complete_multipart_upload(call: Call) -> web.StreamResponse:
             "Bucket": call.bucket,
             "Key": call.key.decode(),
             "ETag": quoted_etag(stored),
+            "Expiration": expiration_headers(call, stored).get("x-amz-expiration"),
             "ChecksumType": attributes.checksum_type or None,
             **{ALGORITHMS[name].member: value for name, value in attributes.checksums.items()},
         }

@@ -46,6 +46,7 @@ from s3api.entity import (
 )
 from s3api.errors import S3Error, from_cache
 from s3api.keys import check_key, parse_copy_source
+from s3api.lifecycle import expiration_headers
 from s3api.operations import Call, check_private, check_version, offers
 from s3api.payload import PUT_BYTES_MAX, BodyPlan, Received, Receiver
 from s3api.transfer import read_document, receive, send
@@ -87,7 +88,8 @@ async def put_object(call: Call) -> web.StreamResponse:
     # Before the body, so that a client that expects 100-continue need not send it: the bucket.
     call.volume.buckets.get(call.bucket)
     stored = await receive(call, receiver, begin, commit)
-    return call.answer(headers={"ETag": quoted_etag(stored), **checksum_headers(stored.attributes)})
+    headers = {"ETag": quoted_etag(stored), **checksum_headers(stored.attributes)}
+    return call.answer(headers=headers | expiration_headers(call, stored))
 
 
 def requested_attributes(call: Call) -> ObjectAttributes:
@@ -146,6 +148,7 @@ def _read_headers(call: Call, found: Object) -> tuple[dict[str, str], Range | No
     headers = object_headers(found)
     check_read(values, Validators(found), headers)
     headers |= response_overrides(values)
+    headers |= expiration_headers(call, found)
     chosen = None
     if "PartNumber" in values:
         if "Range" in values:
@@ -295,12 +298,13 @@ async def copy_object(call: Call) -> web.StreamResponse:
     attributes = copied.attributes
     return call.document(
         {
+            "Expiration": expiration_headers(call, copied).get("x-amz-expiration"),
             "CopyObjectResult": {
                 "ETag": quoted_etag(copied),
                 "LastModified": copied.modified_ns,
                 "ChecksumType": attributes.checksum_type or None,
                 **{ALGORITHMS[name].member: v for name, v in attributes.checksums.items()},
-            }
+            },
         }
     )
 

@@ -49,6 +49,8 @@ class Call:
     target: Target
     input: Input
     authentication: Authentication
+    added_headers: Mapping[str, str] = field(default_factory=dict)
+    """Headers of the answer, whatever it is: what the bucket's CORS document says."""
     body: AsyncIterator[tuple[list[bytes], bool]] | None = field(default=None, init=False)
     """Blocks of the object's bytes and whether they are the last, where the request's body is not
     itself the object: the file of a form."""
@@ -78,7 +80,7 @@ class Call:
         return self.door.threads
 
     def common_headers(self) -> dict[str, str]:
-        return common_headers(self.request_id, self.door.host_id)
+        return common_headers(self.request_id, self.door.host_id) | dict(self.added_headers)
 
     def answer(
         self,

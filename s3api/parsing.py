@@ -140,5 +140,12 @@ def read_payload(operation: Operation, document: bytes) -> Input:
     return {member.name: read_document(document, member)}
 
 
+def read_kept(document: bytes, operation: str) -> Input:
+    """A document of a bucket as the members that `operation`, which puts it, reads."""
+    member = payload_member(MODEL.operations[operation])
+    assert member is not None, operation
+    return read_document(document, member)
+
+
 _BODY_REQUIRED = {"CompleteMultipartUpload"}
 """Where the model does not say that the body is required but Amazon insists."""

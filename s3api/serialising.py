@@ -22,6 +22,15 @@ ROOT_ELEMENTS = {
     "GetObjectTagging": "Tagging",
     "GetBucketVersioning": "VersioningConfiguration",
     "GetObjectAttributes": "GetObjectAttributesResponse",
+    "GetBucketAccelerateConfiguration": "AccelerateConfiguration",
+    "GetBucketNotificationConfiguration": "NotificationConfiguration",
+    "GetBucketRequestPayment": "RequestPaymentConfiguration",
+    "ListBucketAnalyticsConfigurations": "ListBucketAnalyticsConfigurationsResult",
+    "ListBucketIntelligentTieringConfigurations": (
+        "ListBucketIntelligentTieringConfigurationsOutput"
+    ),
+    "ListBucketInventoryConfigurations": "ListInventoryConfigurationsResult",
+    "ListBucketMetricsConfigurations": "ListMetricsConfigurationsResult",
     "ListBuckets": "ListAllMyBucketsResult",
     "ListMultipartUploads": "ListMultipartUploadsResult",
     "ListObjectVersions": "ListVersionsResult",

@@ -12,7 +12,6 @@ from typing import Any
 
 from aiohttp import web
 
-from s3api.documents import read_document as read_xml
 from s3api.documents import write_document
 from s3api.errors import S3Error
 from s3api.model import MODEL
@@ -50,10 +49,3 @@ async def delete_document(call: Call, name: str) -> web.StreamResponse:
     """Forget the document; that there is none is no error."""
     await call.threads.metadata(call.volume.buckets.change_settings, call.bucket, {name: None})
     return call.document({})
-
-
-def parse(text: bytes, operation: str) -> dict[str, Any]:
-    """A kept document as the members that `operation`, which puts it, reads."""
-    member = payload_member(MODEL.operations[operation])
-    assert member is not None, operation
-    return read_xml(text, member)

@@ -37,6 +37,9 @@ _NO_TESTS = 5  # pytest: nothing was selected
 _DEFAULT_CACHE = {"capacity_bytes": None, "segment_bytes": None, "index_bytes": None}
 """What tests make small is as a node has it by default."""
 
+_TEST_CLOCK = {"lifecycle_day_s": 5}
+"""The suite waits for up to 10 days of lifecycle rules, and 60 s for a test."""
+
 USERS = {
     # section of the suite's configuration: user
     "s3 main": "tester",
@@ -73,7 +76,7 @@ def main() -> None:
     LEFT.mkdir(exist_ok=True)
     with (
         tempfile.TemporaryDirectory(prefix="forebay-conformance-") as directory,
-        running_node(Path(directory), cache=_DEFAULT_CACHE, node=None) as node,
+        running_node(Path(directory), cache=_DEFAULT_CACHE, node=None, s3=_TEST_CLOCK) as node,
     ):
         try:
             users = {section: make_user(node, name) for section, name in USERS.items()}
@@ -149,6 +152,7 @@ def write_config(path: Path, endpoint: str, users: Mapping[str, User]) -> None:
             "secret_key": user.secret_key,
         }
     config["s3 main"]["api_name"] = "us-east-1"
+    config["s3 main"]["lc_debug_interval"] = str(_TEST_CLOCK["lifecycle_day_s"])
     config["s3 tenant"]["tenant"] = "tenant"
     with path.open("w") as file:
         config.write(file)

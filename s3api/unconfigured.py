@@ -1,0 +1,106 @@
+"""What a bucket is asked about that no bucket here has: answered as by a store without it.
+
+The requester never pays, nobody is notified, nothing is accelerated, replicated, inventoried or
+analysed. To ask is no error; to put something that would have to be done is NotImplemented, and
+only what changes nothing is taken.
+"""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from s3api.errors import S3Error, not_implemented
+from s3api.operations import Call, offers
+from s3api.transfer import read_document
+
+
+@offers("GetBucketRequestPayment")
+async def get_bucket_request_payment(call: Call) -> web.StreamResponse:
+    call.volume.buckets.get(call.bucket)
+    return call.document({"Payer": "BucketOwner"})
+
+
+@offers("PutBucketRequestPayment", "ContentMD5 RequestPaymentConfiguration")
+async def put_bucket_request_payment(call: Call) -> web.StreamResponse:
+    call.volume.buckets.get(call.bucket)
+    payer = (await read_document(call))["RequestPaymentConfiguration"]["Payer"]
+    if payer == "Requester":
+        raise not_implemented("Payer: Requester")
+    if payer != "BucketOwner":
+        raise S3Error("MalformedXML")
+    return call.document({})
+
+
+@offers("GetBucketNotificationConfiguration")
+async def get_bucket_notification_configuration(call: Call) -> web.StreamResponse:
+    call.volume.buckets.get(call.bucket)
+    return call.document({})
+
+
+@offers("PutBucketNotificationConfiguration", "NotificationConfiguration")
+async def put_bucket_notification_configuration(call: Call) -> web.StreamResponse:
+    call.volume.buckets.get(call.bucket)
+    if (await read_document(call)).get("NotificationConfiguration"):
+        raise not_implemented("A notification")
+    return call.document({})
+
+
+@offers("GetBucketAccelerateConfiguration")
+async def get_bucket_accelerate_configuration(call: Call) -> web.StreamResponse:
+    call.volume.buckets.get(call.bucket)
+    return call.document({})
+
+
+def _missing(call: Call, code: str) -> web.StreamResponse:
+    call.volume.buckets.get(call.bucket)
+    raise S3Error(code, BucketName=call.bucket)
+
+
+@offers("GetBucketReplication")
+async def get_bucket_replication(call: Call) -> web.StreamResponse:
+    return _missing(call, "ReplicationConfigurationNotFoundError")
+
+
+@offers("GetBucketMetricsConfiguration", "Id")
+async def get_bucket_metrics_configuration(call: Call) -> web.StreamResponse:
+    return _missing(call, "NoSuchConfiguration")
+
+
+@offers("GetBucketAnalyticsConfiguration", "Id")
+async def get_bucket_analytics_configuration(call: Call) -> web.StreamResponse:
+    return _missing(call, "NoSuchConfiguration")
+
+
+@offers("GetBucketInventoryConfiguration", "Id")
+async def get_bucket_inventory_configuration(call: Call) -> web.StreamResponse:
+    return _missing(call, "NoSuchConfiguration")
+
+
+@offers("GetBucketIntelligentTieringConfiguration", "Id")
+async def get_bucket_intelligent_tiering_configuration(call: Call) -> web.StreamResponse:
+    return _missing(call, "NoSuchConfiguration")
+
+
+@offers("ListBucketMetricsConfigurations", "ContinuationToken")
+async def list_bucket_metrics_configurations(call: Call) -> web.StreamResponse:
+    return _nothing(call)
+
+
+@offers("ListBucketAnalyticsConfigurations", "ContinuationToken")
+async def list_bucket_analytics_configurations(call: Call) -> web.StreamResponse:
+    return _nothing(call)
+
+
+@offers("ListBucketInventoryConfigurations", "ContinuationToken")
+async def list_bucket_inventory_configurations(call: Call) -> web.StreamResponse:
+    return _nothing(call)
+
+
+@offers("ListBucketIntelligentTieringConfigurations", "ContinuationToken")
+async def list_bucket_intelligent_tiering_configurations(call: Call) -> web.StreamResponse:
+    return _nothing(call)
+
+
+def _nothing(call: Call) -> web.StreamResponse:
+    call.volume.buckets.get(call.bucket)
+    return call.document({"IsTruncated": False})

@@ -1,0 +1,257 @@
+"""Lifecycle rules: what a document may say, what clients are told, and what the mover does."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from email.utils import parsedate_to_datetime
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+from cache.records import ObjectAttributes, WriteMode
+from node.lifecycle import Lifecycle
+from s3api.documents import write_document
+from s3api.errors import S3Error
+from s3api.lifecycle import check_document
+from s3api.lifecycle_rules import DAY_S, DOCUMENT, after_days
+from s3api.model import MODEL
+from tests.support import s3
+from tests.support.s3 import Door, serving
+from tests.support.volume import BUCKET, TestVolume, wait_until
+
+numbers = count(1)
+SECOND = 10**9
+
+
+@pytest.fixture(scope="module")
+def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
+    with serving(tmp_path_factory.mktemp("door"), access_log="off") as running:
+        yield running
+
+
+@pytest.fixture
+def client(door: Door) -> Any:
+    return door.client()
+
+
+@pytest.fixture
+def bucket(door: Door) -> str:
+    return door.volume.buckets.create(f"bucket-{next(numbers)}", s3.USER).name
+
+
+def rule(**given: Any) -> dict[str, Any]:
+    """A rule with a prefix and an expiration, unless something else is given."""
+    found = {"ID": "r", "Status": "Enabled", **given}
+    if "Prefix" not in found and "Filter" not in found:
+        found["Filter"] = {"Prefix": "p/"}
+    if not any(name.endswith(("Expiration", "Upload", "Transitions")) for name in found):
+        found["Expiration"] = {"Days": 1}
+    return found
+
+
+# Documents --------------------------------------------------------------------------------------
+
+
+def test_the_document_comes_back_and_goes(client: Any, bucket: str) -> None:
+    def missing() -> str:
+        with pytest.raises(ClientError) as refusal:
+            client.get_bucket_lifecycle_configuration(Bucket=bucket)
+        return str(refusal.value.response["Error"]["Code"])
+
+    assert missing() == "NoSuchLifecycleConfiguration"
+    tags = [{"Key": "a", "Value": "1"}, {"Key": "b", "Value": "2"}]
+    rules = [
+        rule(ID="1", Filter={"And": {"Prefix": "p", "Tags": tags, "ObjectSizeLessThan": 9}}),
+        rule(ID="2", AbortIncompleteMultipartUpload={"DaysAfterInitiation": 3}),
+        rule(
+            ID="3",
+            Status="Disabled",
+            NoncurrentVersionExpiration={"NoncurrentDays": 3, "NewerNoncurrentVersions": 2},
+        ),
+        rule(ID="4", Filter={}, Expiration={"ExpiredObjectDeleteMarker": True}),
+    ]
+    put = client.put_bucket_lifecycle_configuration
+    put(Bucket=bucket, LifecycleConfiguration={"Rules": rules})
+    assert client.get_bucket_lifecycle_configuration(Bucket=bucket)["Rules"] == rules
+    dated = rule(Expiration={"Date": "2015-01-01"})
+    del dated["ID"]
+    put(Bucket=bucket, LifecycleConfiguration={"Rules": [dated]})
+    (found,) = client.get_bucket_lifecycle_configuration(Bucket=bucket)["Rules"]
+    assert found["ID"]
+    assert found["Expiration"]["Date"].isoformat() == "2015-01-01T00:00:00+00:00"
+    client.delete_bucket_lifecycle(Bucket=bucket)
+    client.delete_bucket_lifecycle(Bucket=bucket)
+    assert missing() == "NoSuchLifecycleConfiguration"
+
+
+TAG = {"Key": "a", "Value": "1"}
+REFUSED: list[tuple[str, dict[str, Any]]] = [
+    ("MalformedXML", {"Rules": []}),
+    ("MalformedXML", {"Rules": [rule(Status="enabled")]}),
+    ("MalformedXML", {"Rules": [rule(Prefix="p", Filter={"Prefix": "p"})]}),
+    ("MalformedXML", {"Rules": [{"ID": "r", "Status": "Enabled", "Expiration": {"Days": 1}}]}),
+    ("MalformedXML", {"Rules": [rule(Expiration={})]}),
+    ("MalformedXML", {"Rules": [rule(Expiration={"Days": 1, "Date": "2030-01-01"})]}),
+    ("MalformedXML", {"Rules": [rule(Filter={"And": {"Prefix": "p"}})]}),
+    ("MalformedXML", {"Rules": [rule(NoncurrentVersionExpiration={})]}),
+    ("MalformedXML", {"Rules": [rule(Expiration={"Date": "soon"})]}),
+    ("InvalidArgument", {"Rules": [rule(ID="i" * 256)]}),
+    ("InvalidArgument", {"Rules": [rule(), rule()]}),
+    ("InvalidArgument", {"Rules": [rule(Expiration={"Days": 0})]}),
+    ("InvalidArgument", {"Rules": [rule(Expiration={"Date": "2030-01-01T12:00:00Z"})]}),
+    ("InvalidArgument", {"Rules": [rule(NoncurrentVersionExpiration={"NoncurrentDays": 0})]}),
+    (
+        "InvalidArgument",
+        {"Rules": [rule(AbortIncompleteMultipartUpload={"DaysAfterInitiation": 0})]},
+    ),
+    ("InvalidRequest", {"Rules": [{"ID": "r", "Status": "Enabled", "Prefix": ""}]}),
+    ("InvalidRequest", {"Rules": [rule(Prefix="p" * 1025)]}),
+    ("InvalidRequest", {"Rules": [rule(Filter={"And": {"Tags": [TAG, TAG]}})]}),
+    (
+        "InvalidRequest",
+        {"Rules": [rule(Filter={"And": {"ObjectSizeGreaterThan": 5, "ObjectSizeLessThan": 5}})]},
+    ),
+    (
+        "InvalidRequest",
+        {
+            "Rules": [
+                rule(Filter={"Tag": TAG}, AbortIncompleteMultipartUpload={"DaysAfterInitiation": 1})
+            ]
+        },
+    ),
+    (
+        "InvalidRequest",
+        {"Rules": [rule(Filter={"Tag": TAG}, Expiration={"ExpiredObjectDeleteMarker": True})]},
+    ),
+    ("NotImplemented", {"Rules": [rule(Transitions=[{"Days": 1, "StorageClass": "GLACIER"}])]}),
+]
+
+
+@pytest.mark.parametrize(("code", "document"), REFUSED)
+def test_documents_that_are_refused(code: str, document: dict[str, Any]) -> None:
+    with pytest.raises(S3Error) as refusal:
+        check_document(document)
+    assert refusal.value.code == code
+
+
+def test_a_refused_document_changes_nothing(client: Any, bucket: str) -> None:
+    put = client.put_bucket_lifecycle_configuration
+    put(Bucket=bucket, LifecycleConfiguration={"Rules": [rule()]})
+    with pytest.raises(ClientError):
+        put(Bucket=bucket, LifecycleConfiguration={"Rules": [rule(Status="on")]})
+    assert client.get_bucket_lifecycle_configuration(Bucket=bucket)["Rules"] == [rule()]
+
+
+# What clients are told --------------------------------------------------------------------------
+
+
+def test_days_end_at_midnight() -> None:
+    day = DAY_S * SECOND
+    assert after_days(0, 1, DAY_S) == day
+    assert after_days(1, 1, DAY_S) == 2 * day
+    assert after_days(5, 3, 10) == 30 * SECOND + 5
+
+
+def test_answers_tell_when_an_object_goes(client: Any, bucket: str) -> None:
+    tagged = rule(ID="soon er", Filter={"Tag": TAG}, Expiration={"Days": 1})
+    late = rule(ID="late", Filter={"Prefix": "p/"}, Expiration={"Days": 10})
+    client.put_bucket_lifecycle_configuration(
+        Bucket=bucket, LifecycleConfiguration={"Rules": [late, tagged]}
+    )
+
+    def told(answer: dict[str, Any]) -> tuple[int, str] | None:
+        header = answer.get("Expiration")
+        if header is None:
+            return None
+        match = re.fullmatch(r'expiry-date="(.*)", rule-id="(.*)"', header)
+        assert match is not None
+        end = parsedate_to_datetime(match[1])
+        assert (end.hour, end.minute, end.second) == (0, 0, 0)
+        written = client.head_object(Bucket=bucket, Key="p/k")["LastModified"]
+        return (end - written).days, match[2]
+
+    assert told(client.put_object(Bucket=bucket, Key="p/k", Body=b"x")) == (10, "late")
+    assert told(client.get_object(Bucket=bucket, Key="p/k")) == (10, "late")
+    client.put_object_tagging(Bucket=bucket, Key="p/k", Tagging={"TagSet": [TAG]})
+    assert told(client.head_object(Bucket=bucket, Key="p/k")) == (1, "soon%20er")
+    copied = client.copy_object(Bucket=bucket, Key="p/c", CopySource=f"{bucket}/p/k")
+    assert told(copied) == (1, "soon%20er")
+    assert told(client.put_object(Bucket=bucket, Key="other", Body=b"x")) is None
+
+
+# What the mover does ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> Iterator[TestVolume]:
+    volume = TestVolume(tmp_path, write_mode=WriteMode.WRITE_THROUGH)
+    yield volume
+    volume.close()
+
+
+def set_rules(box: TestVolume, *rules: dict[str, Any]) -> None:
+    document = {"Rules": json.loads(json.dumps(rules))}
+    check_document(document)
+    text = write_document(
+        "LifecycleConfiguration", MODEL.shapes["BucketLifecycleConfiguration"], document
+    )
+    box.volume.buckets.change_settings(BUCKET, {DOCUMENT: text})
+
+
+PAST = {"Date": "2015-01-01"}
+
+
+def test_only_what_a_rule_is_about_goes(box: TestVolume) -> None:
+    tagged = ObjectAttributes(tags={"a": "1", "b": "2"})
+    box.put(b"p/tagged", b"x", attributes=tagged)
+    box.put(b"p/plain", b"x")
+    box.put(b"p/large", b"x" * 100, attributes=tagged)
+    box.put(b"q/tagged", b"x", attributes=tagged)
+    fitting = {"And": {"Prefix": "p/", "Tags": [TAG], "ObjectSizeLessThan": 50}}
+    set_rules(
+        box,
+        rule(ID="past", Filter=fitting, Expiration=PAST),
+        rule(ID="off", Status="Disabled", Filter={}, Expiration=PAST),
+        rule(ID="later", Filter={}, Expiration={"Days": 1}),
+        rule(ID="never yet", Filter={}, Expiration={"Date": "2999-01-01"}),
+    )
+    lifecycle = Lifecycle(box.volume, DAY_S)
+    assert lifecycle.run_once() == 1
+    assert box.listed() == [b"p/large", b"p/plain", b"q/tagged"]
+    assert lifecycle.run_once() == 0
+    assert not (box.store_dir / "p" / "tagged").exists()
+
+
+def test_objects_go_when_their_days_are_over(box: TestVolume) -> None:
+    for number in range(7):
+        box.put(b"p/%d" % number, b"x")
+    box.put(b"q", b"x")
+    set_rules(box, rule(Expiration={"Days": 1}))
+    lifecycle = Lifecycle(box.volume, 1)
+    lifecycle.run_once()
+    wait_until(lambda: bool(lifecycle.run_once()) or box.listed() == [b"q"])
+    wait_until(lambda: lifecycle.run_once() == 0 and box.listed() == [b"q"])
+
+
+def test_unfinished_uploads_are_aborted(box: TestVolume) -> None:
+    uploads = box.volume.uploads
+    for key in (b"p/a", b"q/a"):
+        uploads.create(BUCKET, key, owner="ana", attributes=ObjectAttributes())
+    set_rules(box, rule(AbortIncompleteMultipartUpload={"DaysAfterInitiation": 1}))
+    assert Lifecycle(box.volume, DAY_S).run_once() == 0
+    soon = Lifecycle(box.volume, 1)
+    wait_until(lambda: soon.run_once() == 1)
+    assert [upload.key for upload in uploads.list(BUCKET)] == [b"q/a"]
+
+
+def test_many_pages_go_in_one_round(box: TestVolume) -> None:
+    for number in range(1100):
+        box.put(b"p/%d" % number, b"")
+    set_rules(box, rule(Expiration=PAST))
+    assert Lifecycle(box.volume, DAY_S).run_once() == 1100
+    assert box.listed() == []
