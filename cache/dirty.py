@@ -94,10 +94,12 @@ def waits_below(txn: Txn, directory: int) -> bool:
 
 
 def clear(txn: Txn, parent: int, name: bytes, touched: int | None = None) -> bool:
-    """Take the name out, unless it was marked again since its entry had `touched`."""
+    """Take the name out, unless it was marked again since its entry had `touched`. Whoever calls
+    this knows what the store has under the name: a copy noted before is none any more."""
     place = place_key(parent, name)
     sequence = txn.get(Table.QUEUED, place)
     if sequence is None:
+        txn.delete(Table.COPIES, place)
         return True
     entry = txn.record(Table.QUEUE, sequence, QueueEntry)
     assert entry is not None, "queued row without its queue row"

@@ -16,6 +16,7 @@ import contextlib
 import enum
 import errno
 import logging
+import secrets
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -215,6 +216,8 @@ class Index:
         self._queue_lock = threading.Lock()
         self._waiting: list[_Request[object]] = []
         self._check_format()
+        self.identity = self._identify()
+        """A random name that was made with the index, and is lost with it."""
 
     def _check_format(self) -> None:
         with self.read() as txn:
@@ -224,6 +227,16 @@ class Index:
             self.commit(lambda txn: txn.put(Table.META, b"format", FORMAT))
         elif found != FORMAT:
             raise FormatMismatch(f"index is of format {found!r}, this is {FORMAT!r}")
+
+    def _identify(self) -> str:
+        def make(txn: Txn) -> bytes:
+            found = txn.get(Table.META, b"identity") or secrets.token_hex(8).encode()
+            txn.put(Table.META, b"identity", found)
+            return found
+
+        with self.read() as txn:
+            found = txn.get(Table.META, b"identity")
+        return (found or self.commit(make)).decode()
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Txn]:

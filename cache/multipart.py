@@ -32,7 +32,6 @@ from cache.objects import Objects
 from cache.parts import PartWriter
 from cache.persist import Persister
 from cache.publishing import Check, Object, Publication, Publisher, check_size
-from cache.reconcile import uploaded_attributes
 from cache.records import (
     Inode,
     InodeFlag,
@@ -44,6 +43,7 @@ from cache.records import (
     unpack,
 )
 from cache.stores.base import PartUpload, StoredObject
+from cache.uploading import uploaded_attributes
 
 log = logging.getLogger(__name__)
 

@@ -27,7 +27,6 @@ from cache.namespace import Place
 from cache.open_files import mark_all, through_places
 from cache.persist import Persister
 from cache.publishing import Check, Object, Publication, Publisher, check_size, find
-from cache.reconcile import uploaded_attributes
 from cache.records import (
     Bucket,
     Inode,
@@ -37,6 +36,7 @@ from cache.records import (
     WriteMode,
 )
 from cache.stores.base import Upload
+from cache.uploading import uploaded_attributes
 from cache.writers import ObjectWriter, Target
 
 log = logging.getLogger(__name__)

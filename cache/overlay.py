@@ -41,6 +41,8 @@ class Overlay:
 
     def within(self, start: int, stop: int) -> list[Extent]:
         """The parts of extents that lie in [start, stop), in order."""
+        if start >= stop:
+            return []
         first, last = self._span(start, stop)
         return [e.slice(max(e.start, start), min(e.stop, stop)) for e in self._extents[first:last]]
 

@@ -11,8 +11,8 @@ processes racing for it end in the same state. Rules that keep it so:
   way too: a renamed directory moves before anything is put where it was. Where renames form a
   circle, one inode steps aside under a name of its own.
 - A deletion leaves a key alone that belongs to a live name.
-- An upload is conditional on the version the index knew. If others changed the object meanwhile,
-  theirs is kept under lost+found/ and ours takes the place.
+- An upload is conditional on the version the index knew; what others put there meanwhile is kept
+  (cache/uploading.py).
 
 Blocking, thread-safe. Raises StoreError classes; the caller retries (node/mover.py) or tells its
 client (write_through).
@@ -50,6 +50,7 @@ from cache.records import (
     QueueEntry,
 )
 from cache.stores.base import Store, StoredObject
+from cache.uploading import Uploader
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +72,9 @@ class Persister:
         self._buckets = buckets
         self._comparison = Comparison(index, buckets)
         self._keeper = Keeper(index, contents, fetcher)
-        self._reconciler = Reconciler(index, contents, discovery, self._comparison, self._keeper)
+        self._reconciler = Reconciler(
+            index, Uploader(index, contents), discovery, self._comparison, self._keeper
+        )
         self._locks = locks
         self._deadline_s = config.fetch_deadline_s * 4
 
@@ -101,7 +104,7 @@ class Persister:
                         and self._reconciler.move_directory(now)
                     )
             else:
-                with self._holding(place.bucket, task.key):
+                with self._holding(place.bucket, task.key, task.inode):
                     done = self._comparison.still(task) and self._reconciler.reconcile(task)
             if done:
                 return
@@ -133,13 +136,19 @@ class Persister:
             yield
 
     @contextlib.contextmanager
-    def _holding(self, bucket: int, key: bytes) -> Iterator[None]:
-        """The locks under which one key of the store is written."""
+    def _holding(self, bucket: int, key: bytes, inode: Inode | None = None) -> Iterator[None]:
+        """The locks under which one key of the store is written.
+
+        inode: whose place in the store is about to be noted. Renamed meanwhile, it would else be
+        uploaded to two places at once, and only one of them can be noted."""
         deadline_s = self._deadline_s
-        with (
-            self._locks.hold("bucket", bucket, shared=True, deadline_s=deadline_s),
-            self._locks.hold("key", bucket, key, deadline_s=deadline_s),
-        ):
+        with contextlib.ExitStack() as held:
+            held.enter_context(
+                self._locks.hold("bucket", bucket, shared=True, deadline_s=deadline_s)
+            )
+            if inode is not None and not inode.is_dir:
+                held.enter_context(self._locks.hold("inode", inode.id, deadline_s=deadline_s))
+            held.enter_context(self._locks.hold("key", bucket, key, deadline_s=deadline_s))
             yield
 
     def _take_along(self, inode: Inode, place: Place) -> None:

@@ -15,9 +15,9 @@ from functools import partial
 
 import msgspec
 
-from cache import dirty, metrics, names, namespace
+from cache import dirty, names, namespace
 from cache.comparison import Comparison, Task
-from cache.contents import Contents, chunks, is_dirty
+from cache.contents import is_dirty
 from cache.discovery import Discovery
 from cache.errors import (
     NoSuchInode,
@@ -32,62 +32,26 @@ from cache.namespace import Place
 from cache.records import (
     ROOT,
     Inode,
-    Kind,
-    ObjectAttributes,
     Stored,
     WriteMode,
 )
 from cache.stores.base import ABSENT, Store, StoredAttributes, StoredObject
+from cache.uploading import Uploader, is_ours, looks_like
 
 log = logging.getLogger(__name__)
-
-LOST_AND_FOUND = b"lost+found/"
-
-
-def stored_attributes(inode: Inode, attributes: ObjectAttributes) -> StoredAttributes:
-    """What the store is told beside the bytes."""
-    return StoredAttributes(
-        kind=Kind(inode.kind),
-        mode=inode.mode,
-        uid=inode.uid,
-        gid=inode.gid,
-        mtime_ns=inode.mtime_ns,
-        rdev=inode.rdev,
-        symlink_target=inode.target if inode.kind == Kind.SYMLINK else None,
-        content_type=attributes.content_type or None,
-        headers=attributes.headers,
-        metadata=attributes.metadata,
-        tags=attributes.tags,
-        own=attributes.own,
-        s3_etag=inode.etag or None,
-    )
-
-
-def uploaded_attributes(attributes: ObjectAttributes, etag: str = "") -> StoredAttributes:
-    """What the store is told with a body that passes through to it as it arrives from an S3
-    client: nothing that is known only afterwards but the ETag. Mode, owner and time are left to
-    the store's defaults, as any other S3 client leaves them."""
-    return StoredAttributes(
-        content_type=attributes.content_type or None,
-        headers=attributes.headers,
-        metadata=attributes.metadata,
-        tags=attributes.tags,
-        own=attributes.own,
-        s3_etag=etag or None,
-    )
 
 
 class Reconciler:
     def __init__(
         self,
         index: Index,
-        contents: Contents,
+        uploader: Uploader,
         discovery: Discovery,
         comparison: Comparison,
         keeper: Keeper,
     ) -> None:
         self._index = index
-        self._contents = contents
+        self._uploader = uploader
         self._discovery = discovery
         self._comparison = comparison
         self._keeper = keeper
@@ -107,12 +71,11 @@ class Reconciler:
         if inode.is_dir:
             return self._put_directory(task, inode)
         if inode.nlink > 1 and (inode.parent, inode.name) != (task.place.parent, task.place.name):
-            found = self._upload(task, inode, expected=None)
-            self._clear(task)
+            found = self._uploader.upload(task, inode, expected=None)
             self._index.commit(partial(self._note_copy, task=task, version=found.version))
             return True
         if is_dirty(inode):
-            return self._finish(task, inode, self._upload_checked(task, inode))
+            return self._finish(task, inode, self._uploader.upload_checked(task, inode))
         if task.has_moved:
             return self._finish(task, inode, self._follow(task, inode))
         assert inode.stored is not None
@@ -120,14 +83,14 @@ class Reconciler:
             return self._change_attributes(task, inode)
         return self._verify(task, inode)
 
-    @staticmethod
-    def _note_copy(txn: Txn, task: Task, version: str) -> None:
+    def _note_copy(self, txn: Txn, task: Task, version: str) -> None:
+        """The store has a copy of the file under one of its further names."""
         place = task.place
-        entry = dirty.find(txn, place.parent, place.name)
-        if entry is None:
+        if dirty.clear(txn, place.parent, place.name, task.touched):
             dirty.note_copy(txn, place.parent, place.name, version)
-        elif not entry.base:
+        else:
             dirty.rebase(txn, place.parent, place.name, version)
+        self._mark_above(txn, task)
 
     def _remove(self, task: Task) -> bool:
         if task.intent:
@@ -150,15 +113,6 @@ class Reconciler:
         entry = dirty.find(txn, inode.parent, inode.name)
         if inode.stored is None and entry is not None and not entry.base:
             dirty.rebase(txn, inode.parent, inode.name, task.base)
-
-    def _is_leftover(self, task: Task, version: str) -> bool:
-        """Whether an object was deleted here with its directory, and waits to be deleted there."""
-        with self._index.read() as txn:
-            for directory, _ in txn.scan(Table.ORPHANS):
-                entry = dirty.find(txn, int.from_bytes(directory, "big"), task.place.name)
-                if entry is not None and entry.base == version:
-                    return True
-        return False
 
     def _see_intent(self, task: Task) -> bool:
         """An upload was begun and never came to the index: what the store has there, ours or not,
@@ -185,7 +139,7 @@ class Reconciler:
         try:
             found = task.store.head(task.key)
         except StoreNotFound:
-            return self._finish(task, inode, self._upload(task, inode, ABSENT))
+            return self._finish(task, inode, self._uploader.upload(task, inode, ABSENT))
 
         def change(txn: Txn) -> None:
             place = task.place
@@ -206,13 +160,17 @@ class Reconciler:
             inode.stored is not None
             and inode.stored.attributes_revision != inode.attributes_revision
         ):
-            found = task.store.put(task.key, (), 0, stored_attributes(inode, task.attributes))
+            found = task.store.put(
+                task.key, (), 0, self._uploader.attributes_of(inode, task.attributes)
+            )
             return self._finish(task, inode, found)
         if inode.explicit and task.store.capabilities.native_directories:
             # Marked because something was put into it or taken out: its time again. If it is not
             # there, it is on its way to or from another name, and marked for that.
             with contextlib.suppress(StoreNotFound):
-                task.store.set_attributes(task.key, stored_attributes(inode, task.attributes))
+                task.store.set_attributes(
+                    task.key, self._uploader.attributes_of(inode, task.attributes)
+                )
         self._clear(task)
         return True
 
@@ -231,7 +189,7 @@ class Reconciler:
             log.debug("%r was not in the store yet", old)
         found = StoredObject(new, 0, inode.stored.version, time.time_ns())
         if inode.explicit:
-            found = task.store.put(new, (), 0, stored_attributes(inode, task.attributes))
+            found = task.store.put(new, (), 0, self._uploader.attributes_of(inode, task.attributes))
         done = self._finish(task, inode, found)
         if not task.store.capabilities.native_rename:
             self.learn_versions(task.place.bucket, task.store, new)
@@ -259,82 +217,6 @@ class Reconciler:
                 return
             marker = page.next_marker
 
-    def _upload_checked(self, task: Task, inode: Inode) -> StoredObject:
-        """Upload unless others changed the object; then keep theirs beside, and upload."""
-        if inode.stored is not None and not task.has_moved:
-            expected: str | None = inode.stored.version  # newer than what the entry may know
-        elif task.base:
-            expected = task.base
-        else:
-            expected = self._expect_new(task)
-        try:
-            return self._upload(task, inode, expected)
-        except (StoreChanged, StaleContent) as exc:
-            try:
-                theirs = task.store.head(task.key)
-            except StoreNotFound:
-                return self._upload(task, inode, ABSENT)
-            if self._is_ours(inode, theirs):
-                # We were killed between the store's answer and our own note of it; attributes may
-                # have changed since.
-                return task.store.set_attributes(
-                    task.key, stored_attributes(inode, task.attributes), expected=theirs.version
-                )
-            if isinstance(exc, StaleContent):
-                raise  # bytes that were never cached, and that the store has no more
-            if self._is_leftover(task, theirs.version):
-                return self._upload(task, inode, theirs.version)
-            aside = LOST_AND_FOUND + task.key + b"." + theirs.version.strip('"').encode()[:40]
-            log.error("conflict: %r was changed by others; theirs is kept as %r", task.key, aside)
-            task.store.copy(
-                task.key, theirs.version, aside, theirs.attributes or StoredAttributes()
-            )
-            return self._upload(task, inode, theirs.version)
-
-    @staticmethod
-    def _is_ours(inode: Inode, found: StoredObject) -> bool:
-        attributes = found.attributes
-        if inode.kind != Kind.FILE:
-            # A file system keeps no ETag with these; what they are is in their attributes.
-            return attributes is not None and (
-                (attributes.kind, attributes.symlink_target or b"", attributes.rdev)
-                == (inode.kind, inode.target, inode.rdev)
-            )
-        return (
-            bool(inode.etag)
-            and found.size_bytes == inode.size
-            and (
-                found.version.strip('"') == inode.etag
-                or (attributes is not None and attributes.s3_etag == inode.etag)
-            )
-        )
-
-    def _expect_new(self, task: Task) -> str | None:
-        """A name that is new here must be new there too, if the directory's listing is known."""
-        with self._index.read() as txn:
-            known = namespace.get(txn, task.place.parent).listed_ns
-        return ABSENT if known else None
-
-    def _upload(self, task: Task, inode: Inode, expected: str | None) -> StoredObject:
-        if inode.kind != Kind.FILE:
-            return task.store.put(
-                task.key, (), 0, stored_attributes(inode, task.attributes), expected=expected
-            )
-        snapshot = self._contents.open(inode.id)
-        if snapshot is None or snapshot.inode.revision != inode.revision:
-            raise StoreUnavailable(f"{task.key!r} changed while it was being persisted")
-        snapshot.warms = False
-        with snapshot:
-            found = task.store.put(
-                task.key,
-                chunks(snapshot, 0, snapshot.size),
-                inode.size,
-                stored_attributes(inode, task.attributes),
-                expected=expected,
-            )
-        metrics.PERSISTED_BYTES.inc(inode.size)
-        return found
-
     def _follow(self, task: Task, inode: Inode) -> StoredObject:
         """A clean file was renamed: its object moves inside the store."""
         assert inode.stored is not None
@@ -347,25 +229,25 @@ class Reconciler:
                 old,
                 inode.stored.version,
                 task.key,
-                stored_attributes(inode, task.attributes),
+                self._uploader.attributes_of(inode, task.attributes),
             )
         except (StoreNotFound, StoreChanged) as exc:
             log.warning("%r is not in the store as it was (%s); uploading", old, exc)
             try:
-                return self._upload(task, inode, None)
+                return self._uploader.upload(task, inode, None)
             except StaleContent as stale:
                 raise StoreChanged(f"{old!r} was changed by others and is not cached") from stale
 
     def _rename(self, task: Task, inode: Inode, old: bytes) -> StoredObject:
         """The file that a clean inode is moves in one step, with the attributes that changed."""
         assert inode.stored is not None
-        attributes = stored_attributes(inode, task.attributes)
+        attributes = self._uploader.attributes_of(inode, task.attributes)
         try:
             there = task.store.head(old)
         except StoreNotFound:
             # Killed between the store's answer and our own note of it?
             there = task.store.head(task.key)
-            if not self._looks_like(inode, there):
+            if not looks_like(inode, there):
                 raise
             return task.store.set_attributes(task.key, attributes, expected=there.version)
         if there.version != inode.stored.version:
@@ -376,29 +258,16 @@ class Reconciler:
             found = task.store.set_attributes(task.key, attributes, expected=found.version)
         return found
 
-    def _looks_like(self, inode: Inode, found: StoredObject) -> bool:
-        """Whether an object where a clean inode was to go is that inode's: others than we leave
-        no ETag with a file, which then is known by its size and time."""
-        if self._is_ours(inode, found):
-            return True
-        attributes = found.attributes
-        return (
-            attributes is not None
-            and attributes.s3_etag is None
-            and (attributes.kind, found.size_bytes, attributes.mtime_ns)
-            == (inode.kind, inode.size, inode.mtime_ns)
-        )
-
     def _change_attributes(self, task: Task, inode: Inode) -> bool:
         assert inode.stored is not None
-        attributes = stored_attributes(inode, task.attributes)
+        attributes = self._uploader.attributes_of(inode, task.attributes)
         try:
             found = task.store.set_attributes(task.key, attributes, expected=inode.stored.version)
         except StoreNotFound:
-            found = self._upload_checked(task, inode)
+            found = self._uploader.upload_checked(task, inode)
         except StoreChanged:
             theirs = task.store.head(task.key)
-            if not self._is_ours(inode, theirs):
+            if not is_ours(inode, theirs):
                 return self._take_theirs(task, inode, theirs)
             found = task.store.set_attributes(task.key, attributes, expected=theirs.version)
         return self._finish(task, inode, found)
@@ -443,24 +312,23 @@ class Reconciler:
                 seen.revision,
                 seen.attributes_revision,
             )
+            namespace.update(txn, inode, stored=stored)
             dentry = names.find(txn, place.parent, place.name)
             if dentry is None or dentry.inode != inode.id:
                 # Renamed or replaced meanwhile: the bytes lie where the name was.
                 if inode.nlink:
                     dirty.send_away(txn, place.parent, place.name, inode.id)
-                else:
-                    dirty.rebase(txn, place.parent, place.name, found.version)
-                namespace.update(txn, inode, stored=stored)
+                dirty.rebase(txn, place.parent, place.name, found.version)
                 return False
-            namespace.update(txn, inode, stored=stored)
             if not seen.is_dir or seen.stored is None or task.has_moved:
                 self._mark_above(txn, task)
             same = (inode.revision, inode.attributes_revision) == (
                 seen.revision,
                 seen.attributes_revision,
             )
-            if same:
-                dirty.clear(txn, place.parent, place.name, task.touched)
+            if not same or not dirty.clear(txn, place.parent, place.name, task.touched):
+                # Whoever takes the name while it waits finds this there, not what was before.
+                dirty.rebase(txn, place.parent, place.name, found.version)
             return same
 
         return self._index.commit(change, grows=False)

@@ -17,9 +17,9 @@ from cache.index import Txn
 from cache.namespace import Place
 from cache.persist import Persister
 from cache.publishing import Check, Object, Publication, Publisher
-from cache.reconcile import uploaded_attributes
 from cache.records import Bucket, Inode, InodeFlag, ObjectAttributes, WriteMode
 from cache.stores.base import StoredObject, Upload
+from cache.uploading import uploaded_attributes
 
 log = logging.getLogger(__name__)
 

@@ -26,9 +26,9 @@ from cache.errors import CacheError, NoSuchKey, PreconditionFailed, StoreUnavail
 from cache.open_files import OpenFile
 from cache.persist import place_of
 from cache.publishing import Object
-from cache.reconcile import LOST_AND_FOUND
 from cache.records import Kind, ObjectAttributes, WriteMode
 from cache.stores.base import StoredAttributes
+from cache.uploading import LOST_AND_FOUND
 from tests.support.fault_store import no_fault
 from tests.support.model import Directory, File, Model, parent_of
 from tests.support.volume import BUCKET, TestVolume, some_bytes

@@ -10,6 +10,8 @@ What we write is what s3fs-fuse and rclone read:
     forebay-etag    `<ETag> <size> <mtime>`: the ETag S3 clients know, where the store's own
             differs. It holds only while size and mtime are those: s3fs keeps metadata it does not
             know when it replaces the bytes.
+    forebay-origin    `<node>-<inode>-<revision> <size> <mtime>`: which version of ours the bytes
+            are. Bound to size and mtime as the ETag is.
     forebay-tags    the tags, URL-encoded, on servers without object tagging
     forebay-NAME    what Forebay itself keeps (OWN_NAMES)
     forebay-meta-forebay-…    a client's own metadata that begins with `forebay-`: it must not be
@@ -49,6 +51,7 @@ DEFAULT_TYPE = "binary/octet-stream"
 _OURS = "forebay-"
 _CLIENTS = "forebay-meta-"
 _ETAG = "forebay-etag"
+_ORIGIN = "forebay-origin"
 _TAGS = "forebay-tags"
 _PERMISSIONS = 0o7777
 
@@ -151,8 +154,8 @@ def to_object(
 ) -> ObjectFields:
     """How an object with these attributes is stored.
 
-    size_bytes None: not known yet, and so the ETag cannot be kept. store_etag: what the store is
-    going to call these bytes, where that is known; the same ETag is not written twice."""
+    size_bytes None: not known yet, and so ETag and origin cannot be kept. store_etag: what the
+    store is going to call these bytes, where that is known; the same ETag is not written twice."""
     metadata = {
         _CLIENTS + name if name.startswith(_OURS) else name: encode_value(value)
         for name, value in attributes.metadata.items()
@@ -170,9 +173,12 @@ def to_object(
         metadata["mtime"] = format_mtime(attributes.mtime_ns)
     if attributes.rdev:
         metadata["rdev"] = str(attributes.rdev)
-    etag = attributes.s3_etag
-    if etag and etag != store_etag and size_bytes is not None:
-        metadata[_ETAG] = f"{etag} {size_bytes} {metadata.get('mtime', '-')}"
+    if size_bytes is not None:
+        bound_to = f"{size_bytes} {metadata.get('mtime', '-')}"
+        if attributes.s3_etag and attributes.s3_etag != store_etag:
+            metadata[_ETAG] = f"{attributes.s3_etag} {bound_to}"
+        if attributes.origin:
+            metadata[_ORIGIN] = f"{attributes.origin} {bound_to}"
     tags = urlencode(dict(attributes.tags))
     if tags and not tagging:
         metadata[_TAGS] = tags
@@ -208,7 +214,8 @@ def from_object(
         stored_tags.update(parse_qsl(rest.pop(_TAGS), keep_blank_values=True))
     if content_type == DEFAULT_TYPE or kind == Kind.DIRECTORY:
         content_type = None
-    etag = _bound_etag(rest.pop(_ETAG, ""), size_bytes, raw_mtime)
+    etag = _bound(rest.pop(_ETAG, ""), size_bytes, raw_mtime)
+    origin = _bound(rest.pop(_ORIGIN, ""), size_bytes, raw_mtime)
     own = {name: rest.pop(_OURS + name) for name in OWN_NAMES if _OURS + name in rest}
     rest = {name.removeprefix(_CLIENTS): value for name, value in rest.items()}
     return StoredAttributes(
@@ -224,6 +231,7 @@ def from_object(
         tags=stored_tags,
         s3_etag=etag or store_etag,
         own=own,
+        origin=origin,
     )
 
 
@@ -240,8 +248,7 @@ def _parse_number(text: str) -> int | None:
     return int(text) if _NUMBER.fullmatch(text) else None
 
 
-def _bound_etag(text: str, size_bytes: int, mtime: str) -> str:
+def _bound(text: str, size_bytes: int, mtime: str) -> str | None:
+    """The first word, if the others are this size and time."""
     parts = text.split(" ")
-    if len(parts) == 3 and parts[1] == str(size_bytes) and parts[2] == mtime:
-        return parts[0]
-    return ""
+    return parts[0] if parts[1:] == [str(size_bytes), mtime] else None

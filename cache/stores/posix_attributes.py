@@ -7,6 +7,8 @@
                          It is believed only while size and mtime are those, so a file that was
                          changed by somebody else has none.
     user.forebay.NAME    what Forebay itself keeps (OWN_NAMES): text
+    user.forebay.origin    `<node>-<inode>-<revision> <size> <mtime in ns>`: which version of ours
+                         the bytes are; believed as the ETag is.
 
 Owners are set only where the process may (root); elsewhere files belong to the process. Linux
 has no user xattrs on symlinks, FIFOs, sockets and devices: S3 attributes of those are logged and
@@ -41,7 +43,8 @@ _METADATA = "user.forebay.metadata"
 _TAGS = "user.forebay.tags"
 _ETAG = "user.forebay.etag"
 _OWN = {name: f"user.forebay.{name}" for name in OWN_NAMES}
-_ALL = frozenset({_CONTENT_TYPE, _HEADERS, _METADATA, _TAGS, _ETAG, *_OWN.values()})
+_ORIGIN = "user.forebay.origin"
+_ALL = frozenset({_CONTENT_TYPE, _HEADERS, _METADATA, _TAGS, _ETAG, _ORIGIN, *_OWN.values()})
 
 _XATTR_SPACE_BYTES = 3000
 """ext4 keeps all xattrs of a file in one block of 4 KiB and says ENOSPC beyond: from here on an
@@ -74,8 +77,9 @@ def described(
         headers=_strings(key, xattrs, _HEADERS),
         metadata=_strings(key, xattrs, _METADATA),
         tags=_strings(key, xattrs, _TAGS),
-        s3_etag=_bound_etag(xattrs.get(_ETAG, b""), status),
         own={n: xattrs[x].decode("ascii", "replace") for n, x in _OWN.items() if x in xattrs},
+        s3_etag=_bound(xattrs.get(_ETAG, b""), status),
+        origin=_bound(xattrs.get(_ORIGIN, b""), status),
     )
     return StoredObject(key, size_bytes, version_of(status), status.st_mtime_ns, attributes)
 
@@ -178,15 +182,16 @@ def _replace_xattrs(
     ):
         if strings:
             wanted[name] = json.dumps(dict(strings), ensure_ascii=False).encode()
-    if attributes.s3_etag:
-        wanted[_ETAG] = f"{attributes.s3_etag} {status.st_size} {status.st_mtime_ns}".encode()
     wanted |= {_OWN[name]: value.encode("ascii") for name, value in attributes.own.items()}
+    for name, value in ((_ETAG, attributes.s3_etag), (_ORIGIN, attributes.origin)):
+        if value:
+            wanted[name] = f"{value} {status.st_size} {status.st_mtime_ns}".encode()
     existing = read_xattrs(descriptor)
     for name in existing.keys() - wanted.keys():
         os.removexattr(descriptor, name)
-    for name, value in wanted.items():
-        if existing.get(name) != value:
-            _set(descriptor, key, name, value, sum(map(len, wanted.values())))
+    for name, content in wanted.items():
+        if existing.get(name) != content:
+            _set(descriptor, key, name, content, sum(map(len, wanted.values())))
 
 
 def _set(descriptor: int, key: bytes, name: str, value: bytes, total_bytes: int) -> None:
@@ -218,7 +223,8 @@ def _strings(key: bytes, xattrs: Mapping[str, bytes], name: str) -> dict[str, st
     return {}
 
 
-def _bound_etag(raw: bytes, status: os.stat_result) -> str | None:
+def _bound(raw: bytes, status: os.stat_result) -> str | None:
+    """The first word, if the others are the file's size and time."""
     parts = raw.decode("ascii", "replace").split(" ")
     if parts[1:] == [str(status.st_size), str(status.st_mtime_ns)]:
         return parts[0]
