@@ -8,11 +8,9 @@ lookup() in a known directory take microseconds and may be called inline.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import stat
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import msgspec
@@ -372,15 +370,8 @@ class Files:
             self._move(txn, source, old, new)
             self._keep_directory(txn, parent)
 
-        with self._standing_still(moving):
+        with self._persister.standing_still(moving):
             self._index.commit(change)
-
-    @contextlib.contextmanager
-    def _standing_still(self, places: list[Place]) -> Iterator[None]:
-        with contextlib.ExitStack() as still:
-            for place in sorted(places, key=lambda p: (p.parent, p.name)):
-                still.enter_context(self._persister.standing_still(place))
-            yield
 
     def _passing_through(self, txn: Txn, parent: int, name: bytes) -> list[Place]:
         """The place of a file that S3 clients may be uploading over at this moment, straight into

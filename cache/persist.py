@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 
 import msgspec
@@ -129,10 +129,16 @@ class Persister:
         raise StoreUnavailable(f"{place.name!r} changes faster than it can be written")
 
     @contextlib.contextmanager
-    def standing_still(self, place: Place) -> Iterator[None]:
-        """Keep the store's object of a place as it is, while its name is taken elsewhere: an
-        upload that is just replacing it would not see that it is the only copy. Blocks."""
-        with self._holding(place.bucket, self._comparison.look(place).key):
+    def standing_still(self, places: Iterable[Place]) -> Iterator[None]:
+        """Keep the store's objects of some places as they are, while their names are taken
+        elsewhere: an upload that is just replacing one would not see that it is the only copy.
+        Blocks."""
+        # A set: where a directory was renamed and another has its old name, two places may be one
+        # key of the store, for as long as that has not followed. Sorted: two renames may cross.
+        keys = {(place.bucket, self._comparison.look(place).key) for place in places}
+        with contextlib.ExitStack() as held:
+            for bucket, key in sorted(keys):
+                held.enter_context(self._holding(bucket, key))
             yield
 
     @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -513,4 +514,23 @@ def test_a_directory_renamed_while_a_put_below_it_commits_takes_it_along_or_refu
     for key in through.listed():
         if not key.endswith(b"/"):
             assert through.get(key) == through.stored_bytes(key)
+    through.check()
+
+
+def test_names_that_are_one_key_of_the_store_are_exchanged(through: TestVolume) -> None:
+    """The store has not followed the rename of a directory, and another has its old name: what
+    moves in both must not wait for itself."""
+    through.mkdir(b"dir")
+    through.put(b"dir/name", b"first")
+    through.rename(b"dir", b"moved")
+    through.mkdir(b"dir")
+    through.create(b"dir/name")
+    begun = time.monotonic()
+    through.rename(b"dir/name", b"moved/name", exchange=True)
+    assert time.monotonic() - begun < through.config.cache.fetch_deadline_s
+    through.drain()
+    assert (through.stored_bytes(b"dir/name"), through.stored_bytes(b"moved/name")) == (
+        b"first",
+        b"",
+    )
     through.check()
