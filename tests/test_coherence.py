@@ -111,6 +111,12 @@ def alternate(node: RunningNode, bucket: str, alternations: int) -> None:
     for s3 in [*clients, looker]:
         s3.close()
     if failures:
+        # Its cause may be one of these: a kernel that was not told in time.
+        for problem in [line for a in alternators for line in a.stale] + problems:
+            failures[0].add_note(f"stale before: {problem}")
+        for line in node.log.splitlines():
+            if "did not confirm in time" in line:
+                failures[0].add_note(line)
         raise failures[0]
     done = sum(a.alternations for a in alternators)
     stale = [line for a in alternators for line in a.stale] + problems
