@@ -110,16 +110,13 @@ def alternate(node: RunningNode, bucket: str, alternations: int) -> None:
     looking.join()
     for s3 in [*clients, looker]:
         s3.close()
+    stale = [line for a in alternators for line in a.stale] + problems
     if failures:
-        # Its cause may be one of these: a kernel that was not told in time.
-        for problem in [line for a in alternators for line in a.stale] + problems:
-            failures[0].add_note(f"stale before: {problem}")
-        for line in node.log.splitlines():
-            if "did not confirm in time" in line:
-                failures[0].add_note(line)
+        # Its cause may be one of these: a kernel that was not told in time, for instance.
+        late = [line for line in node.log.splitlines() if "did not confirm in time" in line]
+        failures[0].add_note("\n".join(["before it:", *stale, *late]))
         raise failures[0]
     done = sum(a.alternations for a in alternators)
-    stale = [line for a in alternators for line in a.stale] + problems
     counts: dict[str, int] = {}
     for alternator in alternators:
         for change, count in alternator.counts.items():
