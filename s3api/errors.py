@@ -149,6 +149,10 @@ CODES: dict[str, tuple[int, str]] = {
         "A header or query you provided implies functionality that is not implemented.",
     ),
     "NotModified": (304, "Not Modified"),
+    "NoSuchWebsiteConfiguration": (
+        404,
+        "The specified bucket does not have a website configuration",
+    ),
     "PreconditionFailed": (
         412,
         "At least one of the preconditions that you specified did not hold.",
