@@ -30,6 +30,7 @@ from cache.errors import CacheError, NoSuchInode, StoreNotFound, StoreUnavailabl
 from cache.index import Index, Table, Txn
 from cache.locks import NodeLocks
 from cache.namespace import Place
+from cache.own_attributes import learned
 from cache.records import (
     ROOT,
     Bucket,
@@ -483,12 +484,14 @@ class Discovery:
         return namespace.put_object_attributes(
             txn,
             inode,
-            ObjectAttributes(
-                content_type=attributes.content_type or "",
-                headers=dict(attributes.headers),
-                metadata=dict(attributes.metadata),
-                tags=dict(attributes.tags),
-                own=dict(attributes.own),
+            learned(
+                ObjectAttributes(
+                    content_type=attributes.content_type or "",
+                    headers=dict(attributes.headers),
+                    metadata=dict(attributes.metadata),
+                    tags=dict(attributes.tags),
+                ),
+                attributes.own,
             ),
         )
 

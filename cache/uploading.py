@@ -25,6 +25,7 @@ from cache.errors import (
     StoreUnavailable,
 )
 from cache.index import Index, Table, Txn
+from cache.own_attributes import told
 from cache.records import Inode, Kind, ObjectAttributes, Stored
 from cache.stores.base import ABSENT, StoredAttributes, StoredObject
 
@@ -63,7 +64,7 @@ def uploaded_attributes(attributes: ObjectAttributes, etag: str = "") -> StoredA
         headers=attributes.headers,
         metadata=attributes.metadata,
         tags=attributes.tags,
-        own=attributes.own,
+        own=told(attributes),
         s3_etag=etag or None,
     )
 
@@ -120,7 +121,7 @@ class Uploader:
             headers=attributes.headers,
             metadata=attributes.metadata,
             tags=attributes.tags,
-            own=attributes.own,
+            own=told(attributes),
             s3_etag=inode.etag or None,
             origin=str(Origin(self._index.identity, inode.id, inode.revision)),
         )

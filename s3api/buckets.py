@@ -6,35 +6,31 @@ nobody's, and everybody's list shows it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from aiohttp import web
 
 from cache.errors import BucketExists, BucketNotEmpty
 from cache.records import Bucket
-from cache.users import canonical_id_of
+from s3api.acl import GRANT_HEADERS, shown_user
+from s3api.acls import new_bucket_settings
+from s3api.controls import ACL
 from s3api.errors import S3Error, not_implemented
 from s3api.keys import check_bucket_created
-from s3api.operations import Call, check_private, offers
+from s3api.operations import Call, offers
 from s3api.paging import decode_token, encode_token
 from s3api.transfer import read_document
 
 _BUCKETS_MAX = 10_000
 _LOCATION = "location"  # name of the settings document
-_OF_THE_NODE = "forebay"
-"""Shown as the owner of buckets that nobody owns."""
-
-
-def owner_of(bucket: Bucket) -> dict[str, str]:
-    """The Owner structure of a bucket, and of the objects in it."""
-    user = bucket.owner or _OF_THE_NODE
-    return {"DisplayName": user, "ID": canonical_id_of(user)}
 
 
 def check_expected_owner(call: Call, bucket: str, expected: str | None) -> None:
     """x-amz-expected-bucket-owner: AccessDenied if the bucket is another's."""
-    if expected is not None and owner_of(call.volume.buckets.get(bucket))["ID"] != expected:
+    if expected is None:
+        return
+    owner = shown_user(call.volume.buckets.get(bucket).owner, call.volume.users)
+    if owner["ID"] != expected:
         raise S3Error("AccessDenied")
 
 
@@ -62,7 +58,7 @@ async def list_buckets(call: Call) -> web.StreamResponse:
             "Buckets": [
                 {"Name": bucket.name, "CreationDate": bucket.created_ns} for bucket in page
             ],
-            "Owner": {"DisplayName": user, "ID": call.identity.canonical_id},
+            "Owner": shown_user(user, call.volume.users),
             "ContinuationToken": encode_token(page[-1].name.encode()) if rest else None,
             "Prefix": values.get("Prefix"),
         }
@@ -74,10 +70,12 @@ def _region(call: Call, bucket: Bucket) -> str:
     return bucket.settings.get(_LOCATION, call.door.config.region.encode()).decode()
 
 
-@offers("CreateBucket", "ACL CreateBucketConfiguration ObjectLockEnabledForBucket")
+@offers(
+    "CreateBucket",
+    f"ACL CreateBucketConfiguration ObjectLockEnabledForBucket ObjectOwnership {GRANT_HEADERS}",
+)
 async def create_bucket(call: Call) -> web.StreamResponse:
-    """Idempotent for one's own bucket, as in Amazon's first region."""
-    check_private(call.input)
+    """For one's own bucket as in Amazon's first region: it succeeds and resets the ACL."""
     if call.input.get("ObjectLockEnabledForBucket"):  # rclone says that it is not to be
         raise not_implemented("x-amz-bucket-object-lock-enabled")
     name = check_bucket_created(call.bucket)
@@ -94,12 +92,15 @@ async def create_bucket(call: Call) -> web.StreamResponse:
 
 
 def _create(call: Call, name: str, region: str) -> None:
-    settings = {_LOCATION: region.encode()} if region else {}
+    settings = new_bucket_settings(call)
+    if region:
+        settings[_LOCATION] = region.encode()
     try:
         call.volume.buckets.create(name, call.identity.user, settings)
     except BucketExists as exists:
         if exists.owner != call.identity.user:
             raise
+        call.volume.buckets.change_settings(name, {ACL: settings.get(ACL)})
 
 
 @offers("DeleteBucket")
@@ -138,15 +139,3 @@ async def get_bucket_versioning(call: Call) -> web.StreamResponse:
     """No bucket was ever versioned: an answer without a status says so."""
     call.volume.buckets.get(call.bucket)
     return call.document({})
-
-
-@offers("GetBucketAcl")
-async def get_bucket_acl(call: Call) -> web.StreamResponse:
-    """The one ACL there is: its owner may do everything."""
-    owner = owner_of(call.volume.buckets.get(call.bucket))
-    return call.document({"Owner": owner, "Grants": private_grants(owner)})
-
-
-def private_grants(owner: dict[str, str]) -> Sequence[dict[str, Any]]:
-    grantee = {**owner, "Type": "CanonicalUser"}
-    return [{"Grantee": grantee, "Permission": "FULL_CONTROL"}]

@@ -182,10 +182,9 @@ def response_overrides(values: Mapping[str, Any]) -> dict[str, str]:
     return overrides
 
 
-def read_attributes(
-    values: Mapping[str, Any], owner: str, *, tag_limits: bool = True
-) -> ObjectAttributes:
-    """The attributes that the headers of a PUT, a copy or a multipart upload ask for.
+def read_attributes(values: Mapping[str, Any], *, tag_limits: bool = True) -> ObjectAttributes:
+    """The attributes that the headers of a PUT, a copy or a multipart upload ask for, but for
+    owner and ACL.
 
     MetadataTooLarge above 2 KB of user metadata; InvalidTag, InvalidStorageClass,
     InvalidRedirectLocation."""
@@ -208,7 +207,6 @@ def read_attributes(
         headers=headers,
         metadata=metadata,
         tags=read_tag_header(values.get("Tagging", ""), limits=tag_limits),
-        owner=owner,
         own=_read_own(values),
     )
 

@@ -14,6 +14,7 @@ from xml.sax.saxutils import escape
 from cache import errors as cache_errors
 
 CODES: dict[str, tuple[int, str]] = {
+    "AccessControlListNotSupported": (400, "The bucket does not allow ACLs"),
     "AccessDenied": (403, "Access Denied"),
     "AccessForbidden": (403, "Access forbidden"),
     "AuthorizationHeaderMalformed": (
@@ -66,6 +67,10 @@ CODES: dict[str, tuple[int, str]] = {
         "The AWS access key ID that you provided does not exist in our records.",
     ),
     "InvalidArgument": (400, "Invalid Argument"),
+    "InvalidBucketAclWithObjectOwnership": (
+        400,
+        "Bucket cannot have ACLs set with ObjectOwnership's BucketOwnerEnforced setting",
+    ),
     "InvalidBucketName": (400, "The specified bucket is not valid."),
     "InvalidChunkSizeError": (
         403,
@@ -104,6 +109,11 @@ CODES: dict[str, tuple[int, str]] = {
     "InvalidToken": (400, "The provided token is malformed or otherwise not valid."),
     "InvalidURI": (400, "Couldn't parse the specified URI."),
     "KeyTooLongError": (400, "Your key is too long."),
+    "MalformedACLError": (
+        400,
+        "The XML that you provided was not well formed or did not validate against our schema.",
+    ),
+    "MalformedPolicy": (400, "Policies must be valid JSON and the first byte must be '{'"),
     "MalformedPOSTRequest": (
         400,
         "The body of your POST request is not well-formed multipart/form-data.",
@@ -132,11 +142,16 @@ CODES: dict[str, tuple[int, str]] = {
     "MissingContentLength": (411, "You must provide the Content-Length HTTP header."),
     "MissingSecurityHeader": (400, "Your request is missing a required header."),
     "NoSuchBucket": (404, "The specified bucket does not exist"),
+    "NoSuchBucketPolicy": (404, "The bucket policy does not exist"),
     "NoSuchCORSConfiguration": (404, "The CORS configuration does not exist"),
     "NoSuchKey": (404, "The specified key does not exist."),
     "NoSuchConfiguration": (404, "The specified configuration does not exist."),
     "NoSuchLifecycleConfiguration": (404, "The lifecycle configuration does not exist"),
     "NoSuchTagSet": (404, "The TagSet does not exist"),
+    "NoSuchPublicAccessBlockConfiguration": (
+        404,
+        "The public access block configuration was not found",
+    ),
     "NoSuchUpload": (
         404,
         (
@@ -149,10 +164,7 @@ CODES: dict[str, tuple[int, str]] = {
         "A header or query you provided implies functionality that is not implemented.",
     ),
     "NotModified": (304, "Not Modified"),
-    "NoSuchWebsiteConfiguration": (
-        404,
-        "The specified bucket does not have a website configuration",
-    ),
+    "OwnershipControlsNotFoundError": (404, "The bucket ownership controls were not found"),
     "PreconditionFailed": (
         412,
         "At least one of the preconditions that you specified did not hold.",
@@ -185,6 +197,11 @@ CODES: dict[str, tuple[int, str]] = {
         ),
     ),
     "SlowDown": (503, "Please reduce your request rate."),
+    "UnexpectedContent": (400, "This request contains unsupported content."),
+    "UnresolvableGrantByEmailAddress": (
+        400,
+        "The email address that you provided does not match any account on record.",
+    ),
     "XAmzContentSHA256Mismatch": (
         400,
         "The provided 'x-amz-content-sha256' header does not match what was computed.",

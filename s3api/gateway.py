@@ -30,6 +30,8 @@ from cache.volume import Volume
 
 # The modules of operations enter themselves into OFFERED when they are imported.
 from s3api import (  # noqa: F401
+    acls,
+    bucket_policies,
     buckets,
     cors,
     lifecycle,
@@ -39,12 +41,11 @@ from s3api import (  # noqa: F401
     objects,
     posting,
     sigv4,
-    site,
     tagging,
     unconfigured,
-    website,
 )
-from s3api.auth import UNPROVEN, Authenticator, authorise
+from s3api.access import authorise
+from s3api.auth import UNPROVEN, Authenticator
 from s3api.buckets import check_expected_owner
 from s3api.config import AuthConfig, GatewayConfig
 from s3api.connection import Connection, Server
@@ -53,7 +54,7 @@ from s3api.headers import common_headers, new_request_id
 from s3api.keys import Target, parse_target
 from s3api.listening import Listener
 from s3api.model import MODEL, POST_OBJECT
-from s3api.operations import Call, Door, find_offer
+from s3api.operations import OFFERED, Call, Door, find_offer
 from s3api.parsing import read_input, split_query
 from s3api.threads import Threads
 from s3api.transfer import expects_continue
@@ -134,10 +135,9 @@ class Gateway:
         try:
             if request.method == "OPTIONS":
                 response = self._answer_preflight(request, entry)
-            elif self._is_for_site(request):
-                response = await self._answer_site(request, entry)
             else:
                 call = self._resolve(request, entry)
+                await self._admit(call)
                 response = await find_offer(call.operation).handler(call)
             entry.status = response.status
         except S3Error as error:
@@ -182,30 +182,8 @@ class Gateway:
         allowed = cors.preflight_headers(self._door.volume, target.bucket, headers)
         return web.Response(headers=common_headers(entry.request_id, self._door.host_id) | allowed)
 
-    def _is_for_site(self, request: web.BaseRequest) -> bool:
-        domain = self._config.website_domain
-        return site.site_of(request.headers.get("Host", ""), domain) is not None
-
-    async def _answer_site(self, request: web.BaseRequest, entry: _Entry) -> web.StreamResponse:
-        """A page of a bucket's website, or where to find it."""
-        entry.operation, entry.is_site = "Website", True
-        raw_path = request.raw_path.partition("?")[0]
-        headers = _read_headers(request)
-        bucket = site.site_of(headers.get("host", ""), self._config.website_domain)
-        assert bucket is not None
-        entry.bucket = bucket
-        if not request.raw_path.isascii() or not raw_path.startswith("/"):
-            raise S3Error("InvalidURI")
-        volume = self._door.volume
-        entry.added_headers = common_headers(entry.request_id, self._door.host_id)
-        entry.added_headers |= cors.answer_headers(volume, bucket, request.method, headers)
-        asked = site.SiteRequest(
-            self._door, _admit, request, entry.request_id, headers, entry.added_headers
-        )
-        return await asked.answer(bucket, raw_path)
-
     def _resolve(self, request: web.BaseRequest, entry: _Entry) -> Call:
-        """Everything before the operation: who asks for what, and whether they may."""
+        """Who asks for what."""
         headers, raw_path, raw_query, target = self._address(request, entry)
         volume = self._door.volume
         entry.added_headers = cors.answer_headers(volume, target.bucket, request.method, headers)
@@ -219,9 +197,12 @@ class Gateway:
                 sigv4.Request(request.method, raw_path, query, headers), datetime.now(UTC)
             )
             entry.user = authentication.identity.user
-            authorise(authentication.identity, operation, target)
-        values = read_input(operation, find_offer(operation).members, query, headers.items())
-        call = Call(
+        # That an operation is not offered is said after it was authorised, as what it would do is.
+        offer = OFFERED.get(operation.name)
+        values = (
+            {} if offer is None else read_input(operation, offer.members, query, headers.items())
+        )
+        return Call(
             self._door,
             request,
             entry.request_id,
@@ -232,9 +213,14 @@ class Gateway:
             authentication,
             entry.added_headers,
         )
-        if "ExpectedBucketOwner" in values:
-            check_expected_owner(call, target.bucket, values["ExpectedBucketOwner"])
-        return call
+
+    async def _admit(self, call: Call) -> None:
+        """Whether they may. A form says what it asks for in its body, and is asked about there."""
+        if call.operation is POST_OBJECT:
+            return
+        await authorise(call)
+        if "ExpectedBucketOwner" in call.input:
+            check_expected_owner(call, call.bucket, call.input["ExpectedBucketOwner"])
 
     def _refuse(
         self, request: web.BaseRequest, entry: _Entry, call: Call | None, error: S3Error
@@ -248,19 +234,14 @@ class Gateway:
         headers |= entry.added_headers | error.headers
         body: bytes | None = None
         if request.method != "HEAD" and error.status != 304:
-            kind = "text/html; charset=utf-8" if entry.is_site else "application/xml"
-            headers["Content-Type"] = kind
-            body = self._error_body(request, entry, error)
+            headers["Content-Type"] = "application/xml"
+            body = error_document(
+                error,
+                resource=request.raw_path.partition("?")[0],
+                request_id=entry.request_id,
+                host_id=self._door.host_id,
+            )
         return web.Response(status=error.status, headers=headers, body=body)
-
-    def _error_body(self, request: web.BaseRequest, entry: _Entry, error: S3Error) -> bytes:
-        host_id = self._door.host_id
-        if entry.is_site:
-            return site.page(error, entry.request_id, host_id)
-        resource = request.raw_path.partition("?")[0]
-        return error_document(
-            error, resource=resource, request_id=entry.request_id, host_id=host_id
-        )
 
     def _cut_off(self, request: web.BaseRequest, entry: _Entry, code: str) -> web.StreamResponse:
         """End the connection: the client must not take what it has for a whole answer."""
@@ -287,8 +268,8 @@ class _Entry:
     """What is known of a request for the log and the metrics, filled in as it becomes known."""
 
     __slots__ = (
-        "added_headers", "bucket", "code", "is_site", "key", "operation", "remote", "request",
-        "request_id", "started_s", "status", "user",
+        "added_headers", "bucket", "code", "key", "operation", "remote", "request", "request_id",
+        "started_s", "status", "user",
     )  # fmt: skip
 
     def __init__(self, request: web.BaseRequest) -> None:
@@ -296,7 +277,6 @@ class _Entry:
         self.request_id = new_request_id()
         self.started_s = time.monotonic()
         self.added_headers: dict[str, str] = {}
-        self.is_site = False
         self.bucket = ""
         self.key = b""
         self.operation = ""
@@ -321,11 +301,6 @@ class _Entry:
                 "user_agent": self.request.headers.get("User-Agent", "")[:256],
             }
         )
-
-
-async def _admit(call: Call) -> None:
-    """AccessDenied unless the caller may do what it asks for."""
-    authorise(call.identity, call.operation, call.target)
 
 
 def _read_headers(request: web.BaseRequest) -> dict[str, str]:

@@ -13,7 +13,7 @@ from aiohttp import web
 
 from cache.listing import CommonPrefix, Listing
 from cache.publishing import Object
-from s3api.buckets import owner_of
+from s3api.acl import shown_user
 from s3api.entity import quoted_etag, storage_class_of
 from s3api.operations import Call, offers
 from s3api.paging import KeyText, decode_token, encode_token, key_text, read_limit
@@ -62,7 +62,7 @@ def _prefixes(page: Listing[Object], text: KeyText) -> Sequence[dict[str, str]]:
 
 
 def _owner(call: Call) -> Mapping[str, str]:
-    return owner_of(call.volume.buckets.get(call.bucket))
+    return shown_user(call.access.bucket.owner, call.volume.users)
 
 
 @offers("ListObjects", "Delimiter EncodingType Marker MaxKeys Prefix")

@@ -22,8 +22,7 @@ from cache.multipart import PART_NUMBER_MAX
 from cache.parts import PartWriter
 from cache.publishing import Object
 from cache.records import ObjectAttributes, Part, UploadRecord
-from cache.users import canonical_id_of
-from s3api.buckets import owner_of
+from s3api.acl import OBJECT_GRANT_HEADERS, shown_user
 from s3api.checksums import (
     ALGORITHMS,
     COMPOSITE,
@@ -39,7 +38,7 @@ from s3api.entity import ATTRIBUTE_MEMBERS, check_of, etag_of, quoted_etag, stor
 from s3api.errors import S3Error, not_implemented
 from s3api.lifecycle import expiration_headers
 from s3api.objects import copy_source, requested_attributes
-from s3api.operations import Call, check_private, offers
+from s3api.operations import Call, offers
 from s3api.paging import key_text, read_limit
 from s3api.payload import PUT_BYTES_MAX, BodyPlan, Received, Receiver
 from s3api.transfer import read_document, receive
@@ -56,10 +55,9 @@ _CHECKSUMS = " ".join(algorithm.member for algorithm in ALGORITHMS.values())
 
 @offers(
     "CreateMultipartUpload",
-    f"ACL ChecksumAlgorithm ChecksumType {ATTRIBUTE_MEMBERS}",
+    f"ACL ChecksumAlgorithm ChecksumType {OBJECT_GRANT_HEADERS} {ATTRIBUTE_MEMBERS}",
 )
 async def create_multipart_upload(call: Call) -> web.StreamResponse:
-    check_private(call.input)
     algorithm, kind = _read_checksum(call.input)
     attributes = msgspec.structs.replace(requested_attributes(call), checksum_type=kind)
     upload = await call.threads.metadata(
@@ -217,7 +215,7 @@ async def list_parts(call: Call) -> web.StreamResponse:
         lambda: call.volume.uploads.parts(upload, after=after, limit=limit + 1)
     )
     page = found[:limit]
-    user = {"DisplayName": upload.owner, "ID": canonical_id_of(upload.owner)}
+    users = call.volume.users
     return call.document(
         {
             "Bucket": call.bucket,
@@ -237,8 +235,8 @@ async def list_parts(call: Call) -> web.StreamResponse:
                 }
                 for part in page
             ],
-            "Initiator": user,
-            "Owner": user,
+            "Initiator": shown_user(upload.owner, users),
+            "Owner": shown_user(upload.attributes.owner or call.access.bucket.owner, users),
             "StorageClass": storage_class_of(upload.attributes),
             "ChecksumAlgorithm": upload.checksum_algorithm or None,
             "ChecksumType": upload.attributes.checksum_type if upload.checksum_algorithm else None,
@@ -441,7 +439,8 @@ async def list_multipart_uploads(call: Call) -> web.StreamResponse:
     limit = read_limit(values, "MaxUploads", "max-uploads")
     uploads = await call.threads.metadata(call.volume.uploads.list, call.bucket)
     page = _page(values, uploads, limit)
-    owner = owner_of(call.volume.buckets.get(call.bucket))
+    users = call.volume.users
+    owner = call.access.bucket.owner
     return call.document(
         {
             "Bucket": call.bucket,
@@ -459,11 +458,8 @@ async def list_multipart_uploads(call: Call) -> web.StreamResponse:
                     "Key": text(upload.key),
                     "Initiated": upload.initiated_ns,
                     "StorageClass": storage_class_of(upload.attributes),
-                    "Owner": owner,
-                    "Initiator": {
-                        "ID": canonical_id_of(upload.owner),
-                        "DisplayName": upload.owner,
-                    },
+                    "Owner": shown_user(upload.attributes.owner or owner, users),
+                    "Initiator": shown_user(upload.owner, users),
                     "ChecksumAlgorithm": upload.checksum_algorithm or None,
                     "ChecksumType": (
                         upload.attributes.checksum_type if upload.checksum_algorithm else None

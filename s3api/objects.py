@@ -18,7 +18,9 @@ from cache.errors import CacheError
 from cache.publishing import Object
 from cache.records import ObjectAttributes
 from cache.writers import ObjectWriter
-from s3api.buckets import check_expected_owner, owner_of, private_grants
+from s3api.acl import OBJECT_GRANT_HEADERS
+from s3api.acls import new_object_access
+from s3api.buckets import check_expected_owner
 from s3api.checksums import ALGORITHMS, FULL_OBJECT
 from s3api.conditions import (
     DeleteCondition,
@@ -47,7 +49,7 @@ from s3api.entity import (
 from s3api.errors import S3Error, from_cache
 from s3api.keys import check_key, parse_copy_source
 from s3api.lifecycle import expiration_headers
-from s3api.operations import Call, check_private, check_version, offers
+from s3api.operations import Call, check_version, offers
 from s3api.payload import PUT_BYTES_MAX, BodyPlan, Received, Receiver
 from s3api.transfer import read_document, receive, send
 
@@ -62,10 +64,10 @@ _READ = f"ChecksumMode PartNumber Range VersionId {_READ_CONDITIONS} {RESPONSE_O
 
 @offers(
     "PutObject",
-    f"ACL Body ContentLength ContentMD5 IfMatch IfNoneMatch {ATTRIBUTE_MEMBERS} {_CHECKSUMS}",
+    f"ACL Body ContentLength ContentMD5 IfMatch IfNoneMatch {OBJECT_GRANT_HEADERS}"
+    f" {ATTRIBUTE_MEMBERS} {_CHECKSUMS}",
 )
 async def put_object(call: Call) -> web.StreamResponse:
-    check_private(call.input)
     condition = WriteCondition(call.input, call.key)
     attributes = requested_attributes(call)
     plan = BodyPlan.read(call.headers, call.authentication, PUT_BYTES_MAX)
@@ -93,9 +95,10 @@ async def put_object(call: Call) -> web.StreamResponse:
 
 
 def requested_attributes(call: Call) -> ObjectAttributes:
-    """The attributes that a request asks for, as its caller's."""
-    limits = call.door.config.tag_limits
-    return read_attributes(call.input, call.identity.user, tag_limits=limits)
+    """The attributes that a request asks for, with the new object's owner and ACL."""
+    attributes = read_attributes(call.input, tag_limits=call.door.config.tag_limits)
+    owner, acl = new_object_access(call)
+    return msgspec.structs.replace(attributes, owner=owner, acl=acl)
 
 
 # ------------------------------------------------------------------------------------- get, head
@@ -216,15 +219,6 @@ def _object_parts(call: Call, attributes: ObjectAttributes) -> dict[str, Any]:
     }
 
 
-@offers("GetObjectAcl", "VersionId")
-async def get_object_acl(call: Call) -> web.StreamResponse:
-    """The one ACL there is: the bucket's owner may do everything."""
-    check_version(call.input.get("VersionId"))
-    await _get(call)
-    owner = owner_of(call.volume.buckets.get(call.bucket))
-    return call.document({"Owner": owner, "Grants": private_grants(owner)})
-
-
 # ---------------------------------------------------------------------------------------- delete
 
 
@@ -256,6 +250,7 @@ async def delete_objects(call: Call) -> web.StreamResponse:
     async def delete(key: bytes, each: dict[str, Any]) -> dict[str, Any] | None:
         async with gate:
             try:
+                await call.access.check_delete(check_key(key), each.get("VersionId"))
                 await call.threads.metadata(_delete_one, call, key, each)
             except (S3Error, CacheError) as exc:
                 error = exc if isinstance(exc, S3Error) else from_cache(exc)
@@ -279,7 +274,7 @@ async def delete_objects(call: Call) -> web.StreamResponse:
 def _delete_one(call: Call, key: bytes, each: dict[str, Any]) -> None:
     check_version(each.get("VersionId"))
     condition = DeleteCondition(each.get("ETag"), each.get("LastModifiedTime"), each.get("Size"))
-    call.volume.objects.delete(call.bucket, check_key(key), check_of(condition))
+    call.volume.objects.delete(call.bucket, key, check_of(condition))
 
 
 # ------------------------------------------------------------------------------------------ copy
@@ -287,12 +282,12 @@ def _delete_one(call: Call, key: bytes, each: dict[str, Any]) -> None:
 
 @offers(
     "CopyObject",
-    "ACL CopySource CopySourceIfMatch CopySourceIfModifiedSince CopySourceIfNoneMatch"
+    f"ACL {OBJECT_GRANT_HEADERS} CopySource CopySourceIfMatch CopySourceIfModifiedSince"
+    " CopySourceIfNoneMatch"
     " CopySourceIfUnmodifiedSince ExpectedSourceBucketOwner IfMatch IfNoneMatch"
     f" MetadataDirective TaggingDirective {ATTRIBUTE_MEMBERS}",
 )
 async def copy_object(call: Call) -> web.StreamResponse:
-    check_private(call.input)
     condition = WriteCondition(call.input, call.key)
     copied = await call.threads.metadata(_copy, call, condition)
     attributes = copied.attributes
@@ -337,12 +332,14 @@ def _copy(call: Call, condition: WriteCondition) -> Object:
         attributes,
         tags=asked.tags if tagging == "REPLACE" else source.attributes.tags,
         own=asked.own,  # storage class and redirect are never the source's
+        owner=asked.owner,
+        acl=asked.acl,
     )
     return call.volume.objects.copy(
         source,
         call.bucket,
         call.key,
-        attributes=msgspec.structs.replace(attributes, owner=call.identity.user),
+        attributes=attributes,
         etag=etag_of(source),
         check=check_of(condition),
     )

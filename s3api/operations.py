@@ -10,20 +10,23 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
 from cache.volume import Volume
 from s3api.auth import Authentication, Authenticator, Identity
 from s3api.config import GatewayConfig
-from s3api.errors import S3Error, not_implemented
+from s3api.errors import S3Error
 from s3api.headers import common_headers
 from s3api.keys import Target
 from s3api.model import MODEL, Operation
 from s3api.parsing import Input
 from s3api.serialising import write_body, write_headers
 from s3api.threads import Threads
+
+if TYPE_CHECKING:
+    from s3api.access import Access
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +54,11 @@ class Call:
     authentication: Authentication
     added_headers: Mapping[str, str] = field(default_factory=dict)
     """Headers of the answer, whatever it is: what the bucket's CORS document says."""
-    status: int | None = field(default=None, init=False)
-    """Of an answer with an object's bytes, instead of 200 and 206: the error page of a site."""
     body: AsyncIterator[tuple[list[bytes], bool]] | None = field(default=None, init=False)
     """Blocks of the object's bytes and whether they are the last, where the request's body is not
     itself the object: the file of a form."""
+    access: Access = field(init=False)
+    """What the caller may do in the bucket; set by `access.authorise`, if there is a bucket."""
     response: web.StreamResponse | None = field(default=None, init=False)
     """The answer, once its headers may have been sent: then it can only be cut off."""
     continued: bool = field(default=False, init=False)
@@ -141,15 +144,6 @@ def find_offer(operation: Operation) -> Offer:
             "NotImplemented", f"{operation.name} is not implemented.", Operation=operation.name
         )
     return offer
-
-
-def check_private(values: Input) -> None:
-    """Refuse ACLs other than the ones that change nothing."""
-    acl = values.get("ACL")
-    if acl not in (None, "private", "bucket-owner-full-control"):
-        if acl not in MODEL.shapes["ObjectCannedACL"].enum:
-            raise S3Error("InvalidArgument", ArgumentName="x-amz-acl", ArgumentValue=acl[:64])
-        raise not_implemented(f"x-amz-acl: {acl}")
 
 
 def check_version(version_id: str | None) -> None:

@@ -18,7 +18,7 @@ from xml.etree.ElementTree import Element, SubElement, tostring
 
 from aiohttp import web
 
-from s3api.auth import authorise
+from s3api.access import authorise
 from s3api.buckets import check_expected_owner
 from s3api.documents import read_document
 from s3api.errors import S3Error
@@ -85,9 +85,9 @@ async def post_object(call: Call) -> web.StreamResponse:
     call.target = Target(call.bucket, check_key(fields["key"].encode("utf-8")))
     call.operation = _PUT_OBJECT
     call.headers = _headers_of(fields)
-    authorise(call.identity, call.operation, call.target)
     offer = find_offer(call.operation)
     call.input = read_input(call.operation, offer.members, {}, call.headers.items())
+    await authorise(call)
     if "ExpectedBucketOwner" in call.input:
         check_expected_owner(call, call.bucket, call.input["ExpectedBucketOwner"])
     call.body = _file(form, policy, first, ended, blocks)

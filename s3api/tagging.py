@@ -23,7 +23,9 @@ def _limits(call: Call) -> bool:
 async def put_object_tagging(call: Call) -> web.StreamResponse:
     check_version(call.input.get("VersionId"))
     pairs = (await read_document(call))["Tagging"]["TagSet"]
-    return await _set_tags(call, read_tag_set(pairs, limits=_limits(call)))
+    tags = read_tag_set(pairs, limits=_limits(call))
+    await call.access.check_tagging(tags)
+    return await _set_tags(call, tags)
 
 
 @offers("GetObjectTagging", "VersionId")

@@ -144,6 +144,12 @@ async def _give_up(
 
 async def read_document(call: Call) -> Input:
     """The members of a request's XML body, verified like any other body."""
+    body = await read_body(call)
+    return await call.threads.metadata(read_payload, call.operation, body)
+
+
+async def read_body(call: Call) -> bytes:
+    """A request's document as it came, verified; at most DOCUMENT_BYTES_MAX."""
     headers = call.headers
     if call.operation.input is not None and "ChecksumCRC32" in call.operation.input.members:
         # CompleteMultipartUpload: these headers speak of the object, not of this document.
@@ -157,7 +163,7 @@ async def read_document(call: Call) -> Input:
         for chunk in wire:
             parts += [bytes(payload) for payload in receiver.feed(chunk)]
     receiver.finish()
-    return await call.threads.metadata(read_payload, call.operation, b"".join(parts))
+    return b"".join(parts)
 
 
 async def send(
@@ -169,7 +175,6 @@ async def send(
     headers: Mapping[str, str],
 ) -> web.StreamResponse:
     """Answer with bytes [start, stop) of an object. The caller closes the snapshot."""
-    status = call.status or status
     length = stop - start
     pieces = snapshot.cached(start, stop) if length else []
     metrics.SENT_BYTES.inc(length)

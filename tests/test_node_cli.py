@@ -31,6 +31,7 @@ COMMANDS = [
     "keys create", "keys revoke", "keys list",
     "buckets list", "buckets create", "buckets delete",
     "users create", "users list", "users show", "users change", "users delete",
+    "users set-policy", "users drop-policy", "groups set-policy", "groups drop-policy",
     "groups create", "groups list", "groups show", "groups delete", "groups add", "groups remove",
 ]  # fmt: skip
 

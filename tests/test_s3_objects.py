@@ -267,10 +267,8 @@ def test_one_version_named_null(client: Any, bucket: str) -> None:
 @pytest.mark.parametrize(
     "asked",
     [
-        {"ACL": "public-read"},
         {"ServerSideEncryption": "AES256"},
         {"ObjectLockLegalHoldStatus": "ON"},
-        {"GrantRead": "id=1"},
     ],
 )
 def test_what_is_not_offered_is_not_ignored(

@@ -58,8 +58,10 @@ def untouched(door: Door, bucket: str) -> Iterator[str]:
 
 
 def test_refused_callers_learn_nothing(door: Door, untouched: str) -> None:
-    """The same answer for what exists and what does not."""
-    for target in (f"/{untouched}/key", f"/{untouched}/missing", "/no-such-bucket/key"):
+    """The same answer for a key that exists and one that does not. That a bucket does not exist,
+    everybody is told, as on Amazon."""
+    assert door.request("GET", "/no-such-bucket/key", sign=False).code == "NoSuchBucket"
+    for target in (f"/{untouched}/key", f"/{untouched}/missing"):
         for headers in ({}, {"If-None-Match": "*"}, {"Range": "bytes=99-"}):
             answer = door.request("GET", target, headers, sign=False)
             assert (answer.status, answer.code) == (403, "AccessDenied")
@@ -68,7 +70,8 @@ def test_refused_callers_learn_nothing(door: Door, untouched: str) -> None:
 def test_revoked_keys(door: Door, bucket: str) -> None:
     key = door.volume.keys.create("leaver")
     leaver = Door(door.port, door.volume, key, door.store)
-    assert leaver.request("GET", f"/{bucket}").status == 200
+    assert leaver.request("GET", f"/{bucket}").code == "AccessDenied"
+    assert leaver.request("GET", "/").status == 200
     door.volume.keys.revoke(key.access_key)
     assert leaver.request("GET", f"/{bucket}").code == "InvalidAccessKeyId"
 

@@ -20,7 +20,9 @@ from typing import Protocol
 
 from cache.records import Kind
 
-OWN_NAMES = frozenset({"version-id", "lock", "versioning", "storage-class", "redirect"})
+OWN_NAMES = frozenset(
+    {"version-id", "lock", "versioning", "storage-class", "redirect", "owner", "acl"}
+)
 """Names of StoredAttributes.own; what each means is written in docs/on-disk-format.md."""
 
 

@@ -10,6 +10,7 @@ import typer
 from cache.users import Group, User
 from cache.volume import Volume
 from node.commands.options import ConfigOption, JsonOption, print_json, print_table
+from node.commands.policies import PolicyArgument, PolicyFile, read_policy, without
 from node.commands.users import time_text
 from node.config import load
 from node.volumes import open_volume
@@ -55,6 +56,45 @@ def show(name: NameArgument, config: ConfigOption = None, as_json: JsonOption = 
     """
     with open_volume(load(config)) as volume:
         _print(volume, volume.users.group(name), as_json)
+
+
+@app.command("set-policy")
+def set_policy(
+    name: NameArgument,
+    policy: PolicyArgument,
+    file: PolicyFile,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Give a group a policy, or replace the one of that name.
+
+    Example: `forebay groups set-policy readers read-only read-only.json`
+    """
+    text = read_policy(file)
+    with open_volume(load(config)) as volume:
+        group = volume.users.change_group(
+            name, lambda old: msgspec.structs.replace(old, policies={**old.policies, policy: text})
+        )
+        _print(volume, group, as_json)
+
+
+@app.command("drop-policy")
+def drop_policy(
+    name: NameArgument,
+    policy: PolicyArgument,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Take a policy away from a group.
+
+    Example: `forebay groups drop-policy readers read-only`
+    """
+    with open_volume(load(config)) as volume:
+        group = volume.users.change_group(
+            name,
+            lambda old: msgspec.structs.replace(old, policies=without(old.policies, policy)),
+        )
+        _print(volume, group, as_json)
 
 
 @app.command()

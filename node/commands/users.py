@@ -11,6 +11,7 @@ import typer
 from cache.users import User, canonical_id, display_name
 from cache.volume import Volume
 from node.commands.options import ConfigOption, JsonOption, print_json, print_table
+from node.commands.policies import PolicyArgument, PolicyFile, read_policy, without
 from node.config import load
 from node.volumes import open_volume
 
@@ -109,6 +110,45 @@ def show(name: NameArgument, config: ConfigOption = None, as_json: JsonOption = 
     """
     with open_volume(load(config)) as volume:
         _print(volume, volume.users.get(name), as_json)
+
+
+@app.command("set-policy")
+def set_policy(
+    name: NameArgument,
+    policy: PolicyArgument,
+    file: PolicyFile,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Give a user a policy, or replace the one of that name.
+
+    Example: `forebay users set-policy alice read-only read-only.json`
+    """
+    text = read_policy(file)
+    with open_volume(load(config)) as volume:
+        user = volume.users.change(
+            name, lambda old: msgspec.structs.replace(old, policies={**old.policies, policy: text})
+        )
+        _print(volume, user, as_json)
+
+
+@app.command("drop-policy")
+def drop_policy(
+    name: NameArgument,
+    policy: PolicyArgument,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Take a policy away from a user.
+
+    Example: `forebay users drop-policy alice read-only`
+    """
+    with open_volume(load(config)) as volume:
+        user = volume.users.change(
+            name,
+            lambda old: msgspec.structs.replace(old, policies=without(old.policies, policy)),
+        )
+        _print(volume, user, as_json)
 
 
 @app.command()

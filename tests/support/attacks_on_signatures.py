@@ -473,7 +473,6 @@ def _for_existence() -> Iterator[Attack]:
     for where, target in {
         "an object": KEPT,
         "no object": f"/{BUCKET}/nothing",
-        "no bucket": "/no-such-bucket/nothing",
     }.items():
         for what, headers in _QUESTIONS.items():
             yield Attack(

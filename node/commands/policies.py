@@ -1,0 +1,37 @@
+"""Policies of users and groups, from files: what `forebay users` and `forebay groups` share."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from node.errors import ExitCode, OperatorError
+from s3api.policy.documents import MalformedPolicy, read_identity_policy
+
+PolicyArgument = Annotated[str, typer.Argument(help="Name of the policy.")]
+PolicyFile = Annotated[
+    Path, typer.Argument(metavar="FILE", help="The policy in IAM's JSON; `-`: standard input.")
+]
+
+
+def read_policy(file: Path) -> bytes:
+    """The text of a policy that can be evaluated. OperatorError."""
+    try:
+        text = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+    except OSError as exc:
+        raise OperatorError(f"{file}: {exc.strerror}", ExitCode.NOT_FOUND) from exc
+    try:
+        read_identity_policy(text)
+    except MalformedPolicy as exc:
+        raise OperatorError(f"{file}: {exc}") from exc
+    return text
+
+
+def without(policies: dict[str, bytes], name: str) -> dict[str, bytes]:
+    """The policies but one. OperatorError if there is none of the name."""
+    if name not in policies:
+        raise OperatorError(f"there is no policy {name}", ExitCode.NOT_FOUND)
+    return {other: text for other, text in policies.items() if other != name}
