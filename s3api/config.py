@@ -39,6 +39,10 @@ class GatewayConfig:
     """Domain under which `bucket.domain` names a bucket (virtual-host addressing); unset: the
     bucket is always the first part of the path, which works beside a domain, too."""
 
+    website_domain: str | None = None
+    """Domain under which `bucket.domain` is the website of a bucket that has one; another than
+    `domain`. Sites are served on the ports of S3, to anybody whom the bucket's policy lets read."""
+
     region: str = "us-east-1"
     """Region that the node says it is in. Clients may sign for any, unless check_region is on."""
 
@@ -103,6 +107,13 @@ class GatewayConfig:
         for name in ("max_connections", "metadata_threads", "transfer_threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1")
+        if self.domain is not None and self.website_domain is not None:
+            domain, site = "." + self.domain.lower(), "." + self.website_domain.lower()
+            if site.endswith(domain) or domain.endswith(site):
+                raise ValueError(
+                    "website_domain and domain must not contain one another: a host would name a"
+                    " bucket and a site"
+                )
         if not 1 <= self.lifecycle_day_s <= 86_400:
             raise ValueError("lifecycle_day_s must be from 1 to 86400")
         if self.max_connections_per_client < 0:

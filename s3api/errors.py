@@ -164,6 +164,10 @@ CODES: dict[str, tuple[int, str]] = {
         "A header or query you provided implies functionality that is not implemented.",
     ),
     "NotModified": (304, "Not Modified"),
+    "NoSuchWebsiteConfiguration": (
+        404,
+        "The specified bucket does not have a website configuration",
+    ),
     "OwnershipControlsNotFoundError": (404, "The bucket ownership controls were not found"),
     "PreconditionFailed": (
         412,

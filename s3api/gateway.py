@@ -41,8 +41,10 @@ from s3api import (  # noqa: F401
     objects,
     posting,
     sigv4,
+    site,
     tagging,
     unconfigured,
+    website,
 )
 from s3api.access import authorise
 from s3api.auth import UNPROVEN, Authenticator
@@ -135,6 +137,8 @@ class Gateway:
         try:
             if request.method == "OPTIONS":
                 response = self._answer_preflight(request, entry)
+            elif self._is_for_site(request):
+                response = await self._answer_site(request, entry)
             else:
                 call = self._resolve(request, entry)
                 await self._admit(call)
@@ -181,6 +185,28 @@ class Gateway:
         headers, _, _, target = self._address(request, entry)
         allowed = cors.preflight_headers(self._door.volume, target.bucket, headers)
         return web.Response(headers=common_headers(entry.request_id, self._door.host_id) | allowed)
+
+    def _is_for_site(self, request: web.BaseRequest) -> bool:
+        domain = self._config.website_domain
+        return site.site_of(request.headers.get("Host", ""), domain) is not None
+
+    async def _answer_site(self, request: web.BaseRequest, entry: _Entry) -> web.StreamResponse:
+        """A page of a bucket's website, or where to find it."""
+        entry.operation, entry.is_site = "Website", True
+        raw_path = request.raw_path.partition("?")[0]
+        headers = _read_headers(request)
+        bucket = site.site_of(headers.get("host", ""), self._config.website_domain)
+        assert bucket is not None
+        entry.bucket = bucket
+        if not request.raw_path.isascii() or not raw_path.startswith("/"):
+            raise S3Error("InvalidURI")
+        volume = self._door.volume
+        entry.added_headers = common_headers(entry.request_id, self._door.host_id)
+        entry.added_headers |= cors.answer_headers(volume, bucket, request.method, headers)
+        asked = site.SiteRequest(
+            self._door, authorise, request, entry.request_id, headers, entry.added_headers
+        )
+        return await asked.answer(bucket, raw_path)
 
     def _resolve(self, request: web.BaseRequest, entry: _Entry) -> Call:
         """Who asks for what."""
@@ -234,14 +260,19 @@ class Gateway:
         headers |= entry.added_headers | error.headers
         body: bytes | None = None
         if request.method != "HEAD" and error.status != 304:
-            headers["Content-Type"] = "application/xml"
-            body = error_document(
-                error,
-                resource=request.raw_path.partition("?")[0],
-                request_id=entry.request_id,
-                host_id=self._door.host_id,
-            )
+            kind = "text/html; charset=utf-8" if entry.is_site else "application/xml"
+            headers["Content-Type"] = kind
+            body = self._error_body(request, entry, error)
         return web.Response(status=error.status, headers=headers, body=body)
+
+    def _error_body(self, request: web.BaseRequest, entry: _Entry, error: S3Error) -> bytes:
+        host_id = self._door.host_id
+        if entry.is_site:
+            return site.page(error, entry.request_id, host_id)
+        resource = request.raw_path.partition("?")[0]
+        return error_document(
+            error, resource=resource, request_id=entry.request_id, host_id=host_id
+        )
 
     def _cut_off(self, request: web.BaseRequest, entry: _Entry, code: str) -> web.StreamResponse:
         """End the connection: the client must not take what it has for a whole answer."""
@@ -268,8 +299,8 @@ class _Entry:
     """What is known of a request for the log and the metrics, filled in as it becomes known."""
 
     __slots__ = (
-        "added_headers", "bucket", "code", "key", "operation", "remote", "request", "request_id",
-        "started_s", "status", "user",
+        "added_headers", "bucket", "code", "is_site", "key", "operation", "remote", "request",
+        "request_id", "started_s", "status", "user",
     )  # fmt: skip
 
     def __init__(self, request: web.BaseRequest) -> None:
@@ -277,6 +308,7 @@ class _Entry:
         self.request_id = new_request_id()
         self.started_s = time.monotonic()
         self.added_headers: dict[str, str] = {}
+        self.is_site = False
         self.bucket = ""
         self.key = b""
         self.operation = ""

@@ -54,6 +54,8 @@ class Call:
     authentication: Authentication
     added_headers: Mapping[str, str] = field(default_factory=dict)
     """Headers of the answer, whatever it is: what the bucket's CORS document says."""
+    status: int | None = field(default=None, init=False)
+    """Of an answer with an object's bytes, instead of 200 and 206: the error page of a site."""
     body: AsyncIterator[tuple[list[bytes], bool]] | None = field(default=None, init=False)
     """Blocks of the object's bytes and whether they are the last, where the request's body is not
     itself the object: the file of a form."""

@@ -175,6 +175,7 @@ async def send(
     headers: Mapping[str, str],
 ) -> web.StreamResponse:
     """Answer with bytes [start, stop) of an object. The caller closes the snapshot."""
+    status = call.status or status
     length = stop - start
     pieces = snapshot.cached(start, stop) if length else []
     metrics.SENT_BYTES.inc(length)
