@@ -1,12 +1,14 @@
-"""Who sends a request: in `sigv4` by a signature that holds, in `simple` by what the Authorization
-header says. What they may do is decided in `access.py`.
+"""Who sends a request: in `sigv4` by a signature that holds, in `oidc` also by a token, in `simple`
+by what the Authorization header says. What they may do is decided in `access.py`.
 
 Runs on the event loop: the key lookup is one read of the index, about 2 microseconds.
 """
 
 from __future__ import annotations
 
+import hmac
 import ipaddress
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,6 +19,7 @@ from s3api.chunked import Chain
 from s3api.config import AuthConfig
 from s3api.errors import S3Error
 from s3api.form_signature import FormClaim, read_form_claim
+from s3api.oidc import Tokens
 
 _DUMMY_SECRET = "0" * 40
 """Verified against for unknown access keys, so that they take as long as known ones."""
@@ -27,6 +30,10 @@ class AccessKey(Protocol):
     def secret(self) -> str: ...
     @property
     def user(self) -> str: ...
+    @property
+    def token(self) -> str: ...
+    @property
+    def expires_ns(self) -> int: ...
 
 
 class KeyStore(Protocol):
@@ -74,6 +81,8 @@ class Authenticator:
         self._region = region
         self._loopback = is_loopback(address)
         self._keys_exist = False
+        self.tokens = Tokens(config) if config.mode == "oidc" else None
+        """Those of the OpenID Connect issuer, where they are taken."""
         if config.mode == "simple" and not (self._loopback or config.allow_simple_remote):
             raise ValueError(
                 f"auth.mode is simple, which checks nothing, and {address} is not a loopback"
@@ -81,8 +90,27 @@ class Authenticator:
             )
 
     @property
+    def issuer(self) -> str:
+        return self._config.oidc_issuer or ""
+
+    @property
+    def session_s_max(self) -> int:
+        return self._config.oidc_session_s_max
+
+    async def prepare(self, authorization: str) -> None:
+        """What authenticate() needs and must not wait for: the keys for a bearer token in the
+        Authorization header."""
+        token = None if self.tokens is None else bearer_token(authorization)
+        if self.tokens is not None and token is not None:
+            await self.tokens.prepare(token)
+
+    async def close(self) -> None:
+        if self.tokens is not None:
+            await self.tokens.close()
+
+    @property
     def mode(self) -> str:
-        """`sigv4` or `simple`, as of now."""
+        """`sigv4`, `simple` or `oidc`, as of now."""
         if self._config.mode != "auto":
             return self._config.mode
         # Once a key was seen, this process never goes back: revoking the last key must not open
@@ -110,8 +138,7 @@ class Authenticator:
         except S3Error:
             if known is not None:
                 raise
-        if known is None:
-            raise S3Error("InvalidAccessKeyId", AWSAccessKeyId=claim.access_key)
+        known = _check_session(known, claim.access_key, claim.token)
         identity = Identity(known.user, claim.access_key)
         return Authentication(identity, sigv4.UNSIGNED_PAYLOAD), claim
 
@@ -120,6 +147,12 @@ class Authenticator:
         credentials is anonymous in sigv4, and refused in simple."""
         if self.mode == "simple":
             return _believe(request)
+        token = (
+            None if self.tokens is None else bearer_token(request.headers.get("authorization", ""))
+        )
+        if self.tokens is not None and token is not None:
+            identity = Identity(self.tokens.verify(token).user)
+            return Authentication(identity, _anonymous_payload_hash(request))
         claim = sigv4.read_claim(request, now, self._region)
         if claim is None:
             return Authentication(ANONYMOUS, _anonymous_payload_hash(request))
@@ -132,14 +165,32 @@ class Authenticator:
             if known is None:
                 raise S3Error("InvalidAccessKeyId", AWSAccessKeyId=claim.access_key) from None
             raise
-        if known is None:
-            raise S3Error("InvalidAccessKeyId", AWSAccessKeyId=claim.access_key)
+        known = _check_session(known, claim.access_key, claim.token)
         chain = None
         if claim.payload_hash in (sigv4.STREAMING_SIGNED, sigv4.STREAMING_SIGNED_TRAILER):
             chain = Chain(signing_key, claim.amz_date, claim.signature)
         return Authentication(
             Identity(known.user, claim.access_key), _payload_hash(request, claim), chain
         )
+
+
+def bearer_token(authorization: str) -> str | None:
+    """The token in `Authorization: Bearer TOKEN` (RFC 6750)."""
+    scheme, _, token = authorization.partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else None
+
+
+def _check_session(known: AccessKey | None, access_key: str, token: str | None) -> AccessKey:
+    """The key whose signature holds, if it may be used: temporary ones with their token, and not
+    for ever. InvalidAccessKeyId, InvalidToken, ExpiredToken."""
+    # Without its token a temporary key does not exist, as on Amazon.
+    if known is None or (known.expires_ns and token is None):
+        raise S3Error("InvalidAccessKeyId", AWSAccessKeyId=access_key)
+    if not hmac.compare_digest((token or "").encode("utf-8", "replace"), known.token.encode()):
+        raise S3Error("InvalidToken")
+    if known.expires_ns and time.time_ns() >= known.expires_ns:
+        raise S3Error("ExpiredToken")
+    return known
 
 
 def _anonymous_payload_hash(request: sigv4.Request) -> str:

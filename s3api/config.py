@@ -138,10 +138,12 @@ class GatewayConfig:
 
 @dataclass(frozen=True, slots=True)
 class AuthConfig:
-    mode: Literal["auto", "sigv4", "simple"] = "auto"
+    mode: Literal["auto", "sigv4", "simple", "oidc"] = "auto"
     """How requests are authenticated: `sigv4` checks their signatures against the access keys made
     by `forebay keys create`; `simple` believes the user named in the Authorization header and
-    checks nothing; `auto` is simple on a loopback address while no access key exists."""
+    checks nothing; `auto` is simple on a loopback address while no access key exists; `oidc` is
+    sigv4 and takes tokens of an OpenID Connect issuer, too: as `Authorization: Bearer`, and by
+    AssumeRoleWithWebIdentity in exchange for temporary access keys."""
 
     allow_simple_remote: bool = False
     """Allow `simple` on an address that other machines can reach. Anybody who can may then read
@@ -150,3 +152,48 @@ class AuthConfig:
     form_signature_v2: bool = True
     """Accept browser forms whose policy is signed in the old way (AWSAccessKeyId and signature), as
     Amazon does in its older regions. Requests are never accepted so."""
+
+    oidc_issuer: str | None = None
+    """URL of the issuer whose tokens are taken in mode oidc, exactly as it calls itself."""
+
+    oidc_audiences: tuple[str, ...] = ()
+    """Whom tokens must be for (`aud`, or `azp`): the client ids under which the issuer knows this
+    node. Tokens for others are refused: whoever got one could use it here."""
+
+    oidc_user_claim: str = "sub"
+    """Claim of a token that names the user, such as `preferred_username` or `email`. Choose one
+    that users cannot change themselves."""
+
+    oidc_user_prefix: str = ""
+    """Put before the claim to make the user's name, such as `oidc:`, so that nobody whom the issuer
+    knows becomes a user of this node by having the same name."""
+
+    oidc_keys_url: str | None = None
+    """Where the issuer publishes its keys (JWKS); unset: as its discovery document says."""
+
+    oidc_ca: Path | None = None
+    """Authorities, in PEM, to trust for HTTPS to the issuer; unset: those of the system."""
+
+    oidc_keys_fresh_s: float = 300.0
+    """Seconds after which the issuer is asked for its keys again. One that a token names and nobody
+    knows is asked for at once."""
+
+    oidc_keys_max_s: float = 3600.0
+    """Longest that known keys are used while the issuer does not answer; then tokens are refused
+    with 503. Temporary keys that were given out are good until they expire."""
+
+    oidc_session_s_max: int = 43200
+    """Longest life of temporary keys, from 900 seconds on."""
+
+    def __post_init__(self) -> None:
+        if self.mode == "oidc" and not (self.oidc_issuer and self.oidc_audiences):
+            raise ValueError("mode: oidc needs oidc_issuer and oidc_audiences")
+        for name in ("oidc_issuer", "oidc_keys_url"):
+            url = getattr(self, name)
+            if url is not None and not url.startswith(("https://", "http://")):
+                raise ValueError(f"{name} must begin with https:// or http://")
+        if not 900 <= self.oidc_session_s_max <= 43200:
+            raise ValueError("oidc_session_s_max must be from 900 to 43200")
+        for name in ("oidc_keys_fresh_s", "oidc_keys_max_s"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be above 0")

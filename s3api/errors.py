@@ -57,6 +57,7 @@ CODES: dict[str, tuple[int, str]] = {
         400,
         "Your proposed upload is smaller than the minimum allowed object size.",
     ),
+    "ExpiredToken": (400, "The provided token has expired."),
     "IncompleteBody": (
         400,
         "You did not provide the number of bytes specified by the Content-Length HTTP header.",

@@ -42,6 +42,7 @@ from s3api import (  # noqa: F401
     posting,
     sigv4,
     site,
+    sts,
     tagging,
     unconfigured,
     website,
@@ -55,7 +56,7 @@ from s3api.errors import S3Error, error_document, from_cache, from_os
 from s3api.headers import common_headers, new_request_id
 from s3api.keys import Target, parse_target
 from s3api.listening import Listener
-from s3api.model import MODEL, POST_OBJECT
+from s3api.model import MODEL, SELF_PROVING
 from s3api.operations import OFFERED, Call, Door, find_offer
 from s3api.parsing import read_input, split_query
 from s3api.threads import Threads
@@ -124,6 +125,7 @@ class Gateway:
         for server in self._listening:
             server.close()
         await self._http.drain(self._config.drain_timeout_s)
+        await self._authenticator.close()
         await asyncio.to_thread(self._threads.close)
 
     # ------------------------------------------------------------------------------ one request
@@ -140,6 +142,7 @@ class Gateway:
             elif self._is_for_site(request):
                 response = await self._answer_site(request, entry)
             else:
+                await self._authenticator.prepare(request.headers.get("Authorization", ""))
                 call = self._resolve(request, entry)
                 await self._admit(call)
                 response = await find_offer(call.operation).handler(call)
@@ -218,7 +221,7 @@ class Gateway:
         operation = MODEL.route(request.method, level, query, headers)
         entry.operation = operation.name
         authentication = UNPROVEN
-        if operation is not POST_OBJECT:  # whose form says who asks for what
+        if operation not in SELF_PROVING:
             authentication = self._authenticator.authenticate(
                 sigv4.Request(request.method, raw_path, query, headers), datetime.now(UTC)
             )
@@ -241,8 +244,8 @@ class Gateway:
         )
 
     async def _admit(self, call: Call) -> None:
-        """Whether they may. A form says what it asks for in its body, and is asked about there."""
-        if call.operation is POST_OBJECT:
+        """Whether they may. What says only in its body who asks for what is asked about there."""
+        if call.operation in SELF_PROVING:
             return
         await authorise(call)
         if "ExpectedBucketOwner" in call.input:

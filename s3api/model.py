@@ -12,7 +12,7 @@ Immutable after import; callable from any thread.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from botocore.loaders import Loader
@@ -84,6 +84,12 @@ POST_OBJECT = Operation(
 )
 """The one operation that Amazon's model lacks: an upload by a browser's form."""
 
+ASSUME_ROLE = replace(POST_OBJECT, name="AssumeRoleWithWebIdentity", level="service", status=200)
+"""Of Amazon's STS, at the same endpoint."""
+
+SELF_PROVING = (POST_OBJECT, ASSUME_ROLE)
+"""Operations whose body says who asks: nobody is authenticated before it is read."""
+
 
 class Model:
     """The compiled service model."""
@@ -96,12 +102,12 @@ class Model:
             # endpoint of their own (object lambda, directory buckets) are not of this one.
             if not raw.get("deprecated") and "endpoint" not in raw and name not in _ELSEWHERE:
                 self.operations[name] = self._operation(name, raw)
-        self.operations[POST_OBJECT.name] = POST_OBJECT
+        self.operations |= {operation.name: operation for operation in SELF_PROVING}
         # The most particular first. Kept apart: those without a sub-resource, which nearly every
         # request is for.
         self._routes: dict[tuple[str, str, bool], list[Operation]] = {}
         for operation in sorted(
-            (each for each in self.operations.values() if each is not POST_OBJECT),
+            (each for each in self.operations.values() if each not in SELF_PROVING),
             key=lambda op: -len(op.selectors) - len(op.header_selectors),
         ):
             for asked in (True, False) if not operation.subresources else (True,):
@@ -168,6 +174,9 @@ class Model:
         if (method, level) == ("POST", "bucket") and not asked:
             _refuse_unknown_subresource(POST_OBJECT, query)
             return POST_OBJECT
+        if (method, level) == ("POST", "service") and not asked:
+            _refuse_unknown_subresource(ASSUME_ROLE, query)
+            return ASSUME_ROLE
         raise S3Error("MethodNotAllowed", Method=method, ResourceType=level.upper())
 
 

@@ -36,6 +36,7 @@ SKEW_S_MAX = 15 * 60
 PRESIGNED_S_MAX = 7 * 24 * 3600
 
 _CONTENT_SHA256 = "x-amz-content-sha256"
+_TOKEN = "x-amz-security-token"  # noqa: S105 - a header's name
 _AMZ_DATE = re.compile(r"\d{8}T\d{6}Z")
 _SHA256_HEX = re.compile(r"[0-9a-f]{64}")
 _SIGNATURE = re.compile(r"[0-9a-f]{64}")
@@ -82,6 +83,8 @@ class Claim:
     signature: str
     amz_date: str  # 20261120T123456Z
     presigned: bool
+    token: str | None
+    """x-amz-security-token: what temporary keys bring besides."""
     payload_hash: str
     """What stands for the body in the canonical request: a SHA-256 or one of the words above."""
 
@@ -105,12 +108,12 @@ def read_claim(request: Request, now: datetime, region: str | None = None) -> Cl
             "Only one auth mechanism allowed; only the X-Amz-Algorithm query parameter, Signature"
             " query string parameter or the Authorization header should be specified",
         )
-    if "x-amz-security-token" in request.headers or "X-Amz-Security-Token" in request.query:
-        raise S3Error("InvalidToken")
     if authorization is not None:
         claim = _claim_in_header(request, authorization, now)
     elif in_query:
         claim = _claim_in_query(request, now)
+    elif _TOKEN in request.headers or "X-Amz-Security-Token" in request.query:
+        raise S3Error("InvalidToken")  # a token proves nothing by itself
     else:
         return None
     _check_scope(claim, region)
@@ -152,6 +155,7 @@ def _claim_in_header(request: Request, authorization: str, now: datetime) -> Cla
         _read_signature(fields["Signature"], malformed),
         amz_date,
         presigned=False,
+        token=request.headers.get(_TOKEN),
         payload_hash=check_payload_hash(payload_hash),
     )
 
@@ -209,6 +213,7 @@ def _claim_in_query(request: Request, now: datetime) -> Claim:
         _read_signature(query["X-Amz-Signature"], malformed),
         query["X-Amz-Date"],
         presigned=True,
+        token=query.get("X-Amz-Security-Token"),
         payload_hash=check_payload_hash(payload_hash),
     )
 
