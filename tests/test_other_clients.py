@@ -1,0 +1,92 @@
+"""Clients that are not in the development environment, unmodified, with their default settings.
+
+Each does the same work (tests/support/other_clients.py), a round trip of 200 MiB in it, against one
+running node; boto3 over HTTPS, too. They are installed into `.conformance/clients*` of the clone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.node import RunningNode, running_node
+from tests.support.other_clients import CLIENTS
+
+pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
+
+ROOT = Path(__file__).parents[1]
+NEWEST = ("boto3", "s3cmd", "s3fs", "obstore", "pyarrow", "smart_open[s3]")
+OLD = ("boto3==1.35.*",)  # the last that sends no checksum of its own accord
+
+
+def environment(name: str, packages: tuple[str, ...]) -> Path:
+    """The Python of an environment with these packages, made where it is missing."""
+    directory = ROOT / ".conformance" / name
+    python = directory / "bin/python"
+    stamp = directory / "stamp"
+    if not stamp.exists() or stamp.read_text() != " ".join(packages):
+        subprocess.run([sys.executable, "-m", "venv", directory], check=True)
+        install = [python, "-m", "pip", "install", "--quiet", *packages]
+        subprocess.run(install, check=True, capture_output=True)
+        stamp.write_text(" ".join(packages))
+    return python
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNode]:
+    # Room for the largest file in each of the clients' tests, and their copies.
+    cache = {"capacity_bytes": "4GiB", "segment_bytes": None}
+    s3 = {"tls_self_signed": True, "https_port": 0}
+    directory = tmp_path_factory.mktemp("node")
+    with running_node(directory, cache=cache, s3=s3, mount=None) as node:
+        yield node
+
+
+@pytest.fixture(scope="module")
+def key(node: RunningNode) -> dict[str, str]:
+    """The environment of a user's programs."""
+    made = json.loads(node.forebay("keys", "create", "alice", "--json").stdout)
+    return os.environ | {
+        "AWS_ACCESS_KEY_ID": made["access_key"],
+        "AWS_SECRET_ACCESS_KEY": made["secret_key"],
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        "PYTHONPATH": str(ROOT),
+    }
+
+
+def work(python: Path, client: str, endpoint: str, env: dict[str, str], directory: Path) -> None:
+    bucket = f"of-{client.replace('_', '-')}-{directory.name.replace('_', '-')}"[:60].strip("-")
+    done = subprocess.run(
+        [python, "-m", "tests.support.other_clients", client, endpoint, bucket, directory],
+        env=env,
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_client(node: RunningNode, key: dict[str, str], tmp_path: Path, client: str) -> None:
+    work(environment("clients", NEWEST), client, node.endpoint, key, tmp_path)
+
+
+def test_boto3_before_its_own_checksums(
+    node: RunningNode, key: dict[str, str], tmp_path: Path
+) -> None:
+    work(environment("clients-boto3-1.35", OLD), "boto3", node.endpoint, key, tmp_path)
+
+
+def test_boto3_over_https(node: RunningNode, key: dict[str, str], tmp_path: Path) -> None:
+    python = environment("clients", NEWEST)
+    over_tls = key | {"CERTIFICATE": str(node.certificate)}
+    work(python, "boto3", node.https_endpoint, over_tls, tmp_path)
