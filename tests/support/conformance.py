@@ -3,8 +3,8 @@
 
 `script/conformance s3 CHECKOUT` runs this with the checkout of ceph/s3-tests and the Python that
 has the suite's requirements. The node has its default configuration, in a temporary directory and
-on a port that is free, and beside that the users that the suite wants to be told of. Everything
-left of a run is in `.conformance/` of the clone.
+on a port that is free, and beside that the users that the suite wants to be told of and the clock
+for tests of lifecycle rules. Everything left of a run is in `.conformance/` of the clone.
 
 The exit code says whether the suite ran, not whether its tests pass.
 """
@@ -31,6 +31,8 @@ from tests.support.node import RunningNode, running_node
 ROOT = Path(__file__).parents[2]
 LEFT = ROOT / ".conformance"
 TEST_TIMEOUT_S = 60
+LIFECYCLE_DAY_S = 4
+"""The suite waits for up to ten days of lifecycle rules within the timeout of one test."""
 FILES = ("test_s3.py", "test_headers.py")
 _NO_TESTS = 5  # pytest: nothing was selected
 
@@ -152,6 +154,7 @@ def write_config(path: Path, endpoint: str, users: Mapping[str, User]) -> None:
             "secret_key": user.secret_key,
         }
     config["s3 main"]["api_name"] = "us-east-1"
+    config["s3 main"]["lc_debug_interval"] = str(LIFECYCLE_DAY_S)
     config["s3 main"]["lc_debug_interval"] = str(_TEST_CLOCK["lifecycle_day_s"])
     config["s3 tenant"]["tenant"] = "tenant"
     with path.open("w") as file:
