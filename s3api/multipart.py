@@ -40,6 +40,7 @@ from s3api.lifecycle import expiration_headers
 from s3api.objects import copy_source, requested_attributes
 from s3api.operations import Call, offers
 from s3api.paging import key_text, read_limit
+from s3api.patience import patient
 from s3api.payload import PUT_BYTES_MAX, BodyPlan, Received, Receiver
 from s3api.transfer import read_document, receive
 
@@ -168,6 +169,7 @@ async def upload_part(call: Call) -> web.StreamResponse:
     "CopySource CopySourceIfMatch CopySourceIfModifiedSince CopySourceIfNoneMatch"
     " CopySourceIfUnmodifiedSince CopySourceRange ExpectedSourceBucketOwner PartNumber UploadId",
 )
+@patient
 async def upload_part_copy(call: Call) -> web.StreamResponse:
     number = _part_number(call)
     upload = _upload_of(call)
@@ -251,6 +253,7 @@ async def list_parts(call: Call) -> web.StreamResponse:
     "CompleteMultipartUpload",
     f"ChecksumType IfMatch IfNoneMatch MpuObjectSize MultipartUpload UploadId {_CHECKSUMS}",
 )
+@patient
 async def complete_multipart_upload(call: Call) -> web.StreamResponse:
     condition = WriteCondition(call.input, call.key)
     listed = (await read_document(call))["MultipartUpload"].get("Parts", [])

@@ -50,6 +50,7 @@ from s3api.errors import S3Error, from_cache
 from s3api.keys import check_key, parse_copy_source
 from s3api.lifecycle import expiration_headers
 from s3api.operations import Call, check_version, offers
+from s3api.patience import patient
 from s3api.payload import PUT_BYTES_MAX, BodyPlan, Received, Receiver
 from s3api.transfer import read_document, receive, send
 
@@ -287,6 +288,7 @@ def _delete_one(call: Call, key: bytes, each: dict[str, Any]) -> None:
     " CopySourceIfUnmodifiedSince ExpectedSourceBucketOwner IfMatch IfNoneMatch"
     f" MetadataDirective TaggingDirective {ATTRIBUTE_MEMBERS}",
 )
+@patient
 async def copy_object(call: Call) -> web.StreamResponse:
     condition = WriteCondition(call.input, call.key)
     copied = await call.threads.metadata(_copy, call, condition)

@@ -1,0 +1,80 @@
+"""Answers that take long begin before they are known, as Amazon's do."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+from cache.errors import StoreUnavailable
+from cache.objects import Objects
+from s3api import patience
+from tests.support.s3 import Door, serving
+
+
+@pytest.fixture
+def door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Door]:
+    monkeypatch.setattr(patience, "PATIENCE_S", 0.05)
+    with serving(tmp_path) as door:
+        door.client().create_bucket(Bucket="bucket")
+        door.client().put_object(Bucket="bucket", Key="source", Body=b"bytes")
+        yield door
+
+
+@pytest.fixture
+def slow_copies(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Copies wait for the event."""
+    go_on = threading.Event()
+    copy = Objects.copy
+
+    def slowly(*arguments: Any, **named: Any) -> Any:
+        assert go_on.wait(20)
+        return copy(*arguments, **named)
+
+    monkeypatch.setattr(Objects, "copy", slowly)
+    return go_on
+
+
+COPY = {"x-amz-copy-source": "bucket/source"}
+
+
+def test_a_late_copy_is_answered_with_white_space_ahead(
+    door: Door, slow_copies: threading.Event
+) -> None:
+    timer = threading.Timer(0.3, slow_copies.set)
+    timer.start()
+    answer = door.request("PUT", "/bucket/copy", COPY)
+    assert answer.status == 200
+    head, _, rest = answer.body.partition(b"?>\n")
+    assert head == b'<?xml version="1.0" encoding="UTF-8"'
+    assert rest.startswith(b"\n\n")
+    assert rest.lstrip().startswith(b"<CopyObjectResult")
+    assert door.client().get_object(Bucket="bucket", Key="copy")["Body"].read() == b"bytes"
+
+
+def test_what_fails_late_is_an_error_to_clients(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on = threading.Event()
+
+    def fail(*arguments: Any, **named: Any) -> None:
+        assert go_on.wait(20)
+        raise StoreUnavailable("gone")
+
+    monkeypatch.setattr(Objects, "copy", fail)
+    threading.Timer(0.2, go_on.set).start()
+    answer = door.request("PUT", "/bucket/copy", COPY)
+    assert (answer.status, answer.code) == (200, "ServiceUnavailable")
+    with pytest.raises(ClientError, match="ServiceUnavailable"):
+        door.client().copy_object(
+            Bucket="bucket", Key="copy", CopySource={"Bucket": "bucket", "Key": "source"}
+        )
+
+
+def test_what_is_refused_at_once_has_its_status(door: Door) -> None:
+    answer = door.request("PUT", "/bucket/copy", {"x-amz-copy-source": "bucket/nothing"})
+    assert (answer.status, answer.code) == (404, "NoSuchKey")
