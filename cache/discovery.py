@@ -22,7 +22,7 @@ from functools import partial
 
 import msgspec
 
-from cache import dirty, names, namespace
+from cache import dirty, encryption, names, namespace
 from cache.buckets import Buckets
 from cache.changes import NOBODY, Change
 from cache.config import CacheConfig
@@ -481,19 +481,17 @@ class Discovery:
                 inode.attributes_revision,
             ),
         )
-        return namespace.put_object_attributes(
-            txn,
-            inode,
-            learned(
-                ObjectAttributes(
-                    content_type=attributes.content_type or "",
-                    headers=dict(attributes.headers),
-                    metadata=dict(attributes.metadata),
-                    tags=dict(attributes.tags),
-                ),
-                attributes.own,
+        known = learned(
+            ObjectAttributes(
+                content_type=attributes.content_type or "",
+                headers=dict(attributes.headers),
+                metadata=dict(attributes.metadata),
+                tags=dict(attributes.tags),
             ),
+            attributes.own,
         )
+        inode = msgspec.structs.replace(inode, overhead=encryption.overhead(known, size))
+        return namespace.put_object_attributes(txn, inode, encryption.with_part_sizes(known, size))
 
     # -------------------------------------------------------------------- checking again
 

@@ -6,7 +6,7 @@ Each front end owns one table from these classes to its protocol (`fuse/errors.p
     CacheError
     ├── NotFound
     │   ├── NoSuchBucket  NoSuchKey  NoSuchInode  NoSuchUpload  NoSuchAttribute
-    │   ├── NoSuchUser  NoSuchGroup
+    │   ├── NoSuchUser  NoSuchGroup  NoSuchMasterKey
     ├── AlreadyExists
     │   ├── BucketExists  NameExists  AttributeExists  UserExists
     ├── NotEmpty
@@ -20,6 +20,8 @@ Each front end owns one table from these classes to its protocol (`fuse/errors.p
     ├── InvalidPart  InvalidPartOrder  PartTooSmall
     ├── StaleContent          the bytes a reader began on are gone; it must not mix versions
     ├── ExtentCorrupt         checksum mismatch of bytes that exist nowhere else
+    ├── SealBroken            encrypted bytes, or what is kept with them, do not open
+    ├── SealedContent         an encrypted object is asked for through the mount
     ├── OutOfSpace
     │   ├── CacheFull         no segment can be allocated now (temporary)
     │   ├── DirtyLimit        the write-back bound is reached (temporary)
@@ -83,6 +85,14 @@ class NoSuchUpload(NotFound):
     def __init__(self, upload_id: str) -> None:
         super().__init__(f"no such multipart upload: {upload_id}")
         self.upload_id = upload_id
+
+
+class NoSuchMasterKey(NotFound):
+    """A key to encrypt under that this node does not hold."""
+
+    def __init__(self, key_id: str) -> None:
+        super().__init__(f"no such master key: {key_id}")
+        self.key_id = key_id
 
 
 class NoSuchAttribute(NotFound):
@@ -199,6 +209,14 @@ class ExtentCorrupt(CacheError):
         super().__init__(f"checksum mismatch in segment {segment} at byte {offset}")
         self.segment = segment
         self.offset = offset
+
+
+class SealBroken(CacheError):
+    """Encrypted bytes that were changed, or do not belong to the key and record beside them."""
+
+
+class SealedContent(CacheError):
+    """The bytes are encrypted; only the S3 door, with the right keys, opens them."""
 
 
 class OutOfSpace(CacheError):

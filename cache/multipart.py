@@ -15,7 +15,7 @@ import uuid
 import msgspec
 
 from cache import contents as bytes_of
-from cache import extents, namespace
+from cache import encryption, extents, namespace
 from cache.admission import Admission
 from cache.buckets import Buckets
 from cache.contents import Contents, Staged
@@ -88,6 +88,7 @@ class Uploads:
         owner: str,
         attributes: ObjectAttributes,
         checksum_algorithm: str = "",
+        layout_key: bytes = b"",
     ) -> UploadRecord:
         """Begin an upload. NoSuchBucket, InvalidKey; NotSupported for a key that ends in `/`;
         StoreUnavailable in write_through."""
@@ -111,6 +112,7 @@ class Uploads:
             checksum_algorithm=checksum_algorithm,
             store_token=token,
             store_key=place,
+            layout_key=layout_key,
         )
         self._index.commit(
             lambda txn: txn.put_record(Table.UPLOADS, _upload_key(bucket, upload.id), upload)
@@ -292,7 +294,16 @@ class Uploads:
         if earlier is not None:
             _drop_part(txn, earlier)
         namespace.put(txn, inode)
-        part = Part(number, inode.id, inode.size, etag, time.time_ns(), checksums, store_tag)
+        part = Part(
+            number,
+            inode.id,
+            inode.size,
+            etag,
+            time.time_ns(),
+            checksums,
+            store_tag,
+            encryption.overhead(upload.attributes, inode.size),
+        )
         txn.put_record(Table.PARTS, key, part)
         return part
 

@@ -23,7 +23,7 @@ from cache import dirty, extents, namespace
 from cache.admission import Admission
 from cache.buckets import Buckets
 from cache.contents import INLINE_MAX, Contents, FileRange, Snapshot
-from cache.errors import IsADirectory, NoSuchInode
+from cache.errors import IsADirectory, NoSuchInode, SealedContent
 from cache.fetch import Fetcher
 from cache.index import Index, Table, Txn
 from cache.namespace import Place
@@ -64,13 +64,17 @@ class OpenFiles:
 
     def open(self, inode: int, *, write: bool) -> OpenFile:
         """The inode's OpenFile, counted; release() it once for each open. NoSuchInode,
-        IsADirectory, NotPermitted in a read-only bucket."""
+        IsADirectory, NotPermitted in a read-only bucket, SealedContent."""
         # Looked up under the lock: else its last user may publish and close in between, and this
         # one would go on with what the file was before.
         with self._lock, self.index.read() as txn:
             record = namespace.get(txn, inode)
             if record.is_dir:
                 raise IsADirectory(f"inode {inode}")
+            if record.overhead:
+                # Without the client's request there is no key, and no word on who may use one.
+                log.warning("inode %d (%r) is encrypted: only S3 reads it", inode, record.name)
+                raise SealedContent(f"inode {inode} is encrypted")
             if write and record.nlink:
                 root = namespace.bucket_of(txn, record.parent)
                 self.buckets.check_writable(self.buckets.of_root(txn, root))

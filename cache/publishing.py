@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from cache import dirty, names, namespace
+from cache import dirty, encryption, names, namespace
 from cache.config import CacheConfig
 from cache.errors import NoSuchBucket, NotSupported, StoreUnavailable
 from cache.index import Index, Table, Txn
@@ -33,7 +33,8 @@ class Object:
 
     @property
     def size(self) -> int:
-        return self.inode.size
+        """As clients know it: the cache's own is inode.size."""
+        return self.inode.visible_size
 
     @property
     def etag(self) -> str:
@@ -143,7 +144,12 @@ class Publisher:
         dentry = names.find(txn, place.parent, place.name)
         old = None if dentry is None else namespace.get(txn, dentry.inode)
         inode = self._marker(txn, place, old) if place.name.endswith(b"/") else self._file(txn)
-        inode = msgspec.structs.replace(inode, size=new.size, etag=new.etag)
+        inode = msgspec.structs.replace(
+            inode,
+            size=new.size,
+            etag=new.etag,
+            overhead=encryption.overhead(new.attributes, new.size),
+        )
         inode = msgspec.structs.replace(inode, flags=int(fill(txn, inode)))
         inode = namespace.put_object_attributes(txn, inode, new.attributes)
         if stored is not None:

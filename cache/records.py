@@ -82,6 +82,12 @@ class Inode(msgspec.Struct, array_like=True, frozen=True):
     listed_ns: int = 0  # a directory: when the store's listing of it was last known whole; 0 never
     stored: Stored | None = None  # None: the store has nothing of it
     flags: int = 0
+    overhead: int = 0  # bytes of `size` that encryption adds; above 0: the bytes are encrypted
+
+    @property
+    def visible_size(self) -> int:
+        """What both doors show: of an encrypted file the size of its plaintext."""
+        return self.size - self.overhead
 
     @property
     def is_dir(self) -> bool:
@@ -151,6 +157,7 @@ class UploadRecord(msgspec.Struct, array_like=True, frozen=True):
     checksum_algorithm: str = ""
     store_token: str = ""  # PartUpload.token where parts pass through to the store
     store_key: bytes = b""  # and the key there
+    layout_key: bytes = b""  # of an encrypted one: what the list of its parts is signed with
 
 
 class Part(msgspec.Struct, array_like=True, frozen=True):
@@ -161,6 +168,12 @@ class Part(msgspec.Struct, array_like=True, frozen=True):
     modified_ns: int
     checksums: dict[str, str] = {}
     store_tag: str = ""
+    overhead: int = 0  # as Inode.overhead
+
+    @property
+    def visible_size(self) -> int:
+        """Of the plaintext."""
+        return self.size - self.overhead
 
 
 class SegmentState(enum.IntEnum):

@@ -21,6 +21,7 @@ from cache.discovery import Discovery
 from cache.fetch import Fetcher
 from cache.files import Files
 from cache.index import Index
+from cache.keyring import Keyring
 from cache.keys import Keys
 from cache.locks import NodeLocks
 from cache.multipart import Uploads
@@ -108,6 +109,7 @@ class Volume:
         )
         self.keys = Keys(self.index)
         self.users = Users(self.index)
+        self.keyring = Keyring(cache.state_dir / "keyring.json")
         self.queue = Queue(self.index, self.buckets, self.persister, cache)
         self.reclaimer = Reclaimer(self.index, self.segments, self.contents, cache)
         self.reaper = Reaper(self.index, cache.run_dir)

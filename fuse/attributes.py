@@ -44,7 +44,7 @@ def of(inode: Inode) -> pyfuse3.EntryAttributes:
     entry.st_uid = inode.uid
     entry.st_gid = inode.gid
     entry.st_rdev = inode.rdev
-    entry.st_size = inode.size
+    entry.st_size = inode.visible_size
     entry.st_blksize = BLOCK_BYTES
     # 512-byte units whatever the block size, stat(2). Holes are not told apart: du(1) shows what
     # the file would take in the store.

@@ -21,6 +21,7 @@ ERRNO: dict[type[errors.CacheError], int] = {
     # makes it walk the path once more (path_lookup's LOOKUP_REVAL); ENOENT would be final.
     errors.NoSuchInode: errno.ESTALE,
     errors.NoSuchUpload: errno.ENOENT,
+    errors.NoSuchMasterKey: errno.EIO,  # the S3 door's business
     errors.NoSuchAttribute: errno.ENODATA,
     errors.AlreadyExists: errno.EEXIST,
     errors.BucketExists: errno.EEXIST,
@@ -50,6 +51,8 @@ ERRNO: dict[type[errors.CacheError], int] = {
     # As NFS says it: the file you opened is there no more, open it again.
     errors.StaleContent: errno.ESTALE,
     errors.ExtentCorrupt: errno.EIO,
+    errors.SealBroken: errno.EIO,
+    errors.SealedContent: errno.EACCES,
     errors.OutOfSpace: errno.ENOSPC,
     errors.CacheFull: errno.ENOSPC,
     errors.DirtyLimit: errno.ENOSPC,

@@ -19,6 +19,7 @@ from node.commands import (
     fsck,
     groups,
     keys,
+    kms,
     names,
     own_secret,
     serve,
@@ -50,6 +51,7 @@ app.command("fsck")(fsck.fsck)
 app.command("names")(names.names)
 app.add_typer(keys.app, name="keys")
 app.add_typer(own_secret.app, name="s3")
+app.add_typer(kms.app, name="kms")
 app.add_typer(users.app, name="users")
 app.add_typer(groups.app, name="groups")
 app.add_typer(buckets.app, name="buckets")

@@ -93,6 +93,11 @@ class GatewayConfig:
     """Hold tags to Amazon's limits: 10 for an object or bucket, 128 characters for a key, 256 for a
     value, and which characters."""
 
+    sse_c_over_http: Literal["never", "loopback", "always"] = "loopback"
+    """Whether clients may send their encryption keys (SSE-C) over HTTP: `loopback`: from this
+    machine itself, so that a proxy here may end TLS; `never`, as on Amazon; `always`: everybody on
+    the way can read the keys."""
+
     access_log: Literal["off", "failures", "all"] = "failures"
     """Which requests are logged, one line of JSON each: none, those answered with an error, all."""
 

@@ -78,6 +78,10 @@ CODES: dict[str, tuple[int, str]] = {
         "Only the last chunk is allowed to have a size less than 8192 bytes",
     ),
     "InvalidDigest": (400, "The Content-MD5 or checksum value that you specified is not valid."),
+    "InvalidEncryptionAlgorithmError": (
+        400,
+        "The Encryption request you specified is not valid. Supported value: AES256.",
+    ),
     "InvalidLocationConstraint": (400, "The specified location (Region) constraint is not valid."),
     "InvalidPolicyDocument": (
         400,
@@ -109,6 +113,10 @@ CODES: dict[str, tuple[int, str]] = {
     "InvalidTag": (400, "The tag provided was not a valid tag."),
     "InvalidToken": (400, "The provided token is malformed or otherwise not valid."),
     "InvalidURI": (400, "Couldn't parse the specified URI."),
+    "KMS.NotFoundException": (
+        400,
+        ("The request was rejected because the specified entity or resource could not be found."),
+    ),
     "KeyTooLongError": (400, "Your key is too long."),
     "MalformedACLError": (
         400,
@@ -193,6 +201,10 @@ CODES: dict[str, tuple[int, str]] = {
             " timeout period."
         ),
     ),
+    "ServerSideEncryptionConfigurationNotFoundError": (
+        404,
+        "The server side encryption configuration was not found",
+    ),
     "ServiceUnavailable": (503, "Service is unable to handle request."),
     "SignatureDoesNotMatch": (
         403,
@@ -220,6 +232,9 @@ CACHE_CODES: dict[type[cache_errors.CacheError], str] = {
     cache_errors.NoSuchKey: "NoSuchKey",
     cache_errors.NoSuchInode: "NoSuchKey",
     cache_errors.NoSuchUpload: "NoSuchUpload",
+    # Of an object that is there: its key file was lost. A key that a request names is answered
+    # where it is read (encryption.py).
+    cache_errors.NoSuchMasterKey: "InternalError",
     cache_errors.NoSuchAttribute: "InternalError",  # the mount's business, never S3's
     cache_errors.NoSuchUser: "InternalError",  # the command line's business
     cache_errors.NoSuchGroup: "InternalError",
@@ -249,6 +264,8 @@ CACHE_CODES: dict[type[cache_errors.CacheError], str] = {
     # A retry of the client reads the new version whole.
     cache_errors.StaleContent: "ServiceUnavailable",
     cache_errors.ExtentCorrupt: "InternalError",
+    cache_errors.SealBroken: "InternalError",
+    cache_errors.SealedContent: "InternalError",  # the mount's business, never S3's
     cache_errors.OutOfSpace: "SlowDown",
     cache_errors.CacheFull: "SlowDown",
     cache_errors.DirtyLimit: "SlowDown",

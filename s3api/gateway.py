@@ -31,6 +31,7 @@ from cache.volume import Volume
 # The modules of operations enter themselves into OFFERED when they are imported.
 from s3api import (  # noqa: F401
     acls,
+    bucket_encryption,
     bucket_policies,
     buckets,
     cors,

@@ -17,7 +17,9 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from cache.encryption import Encryption, layout_key
 from cache.errors import NoSuchKey, NoSuchUpload
+from cache.frames import SealedPart, SealingWriter, sealed_size
 from cache.multipart import PART_NUMBER_MAX
 from cache.parts import PartWriter
 from cache.publishing import Object
@@ -34,10 +36,26 @@ from s3api.checksums import (
     multipart_etag,
 )
 from s3api.conditions import Range, WriteCondition, parse_copy_range
-from s3api.entity import ATTRIBUTE_MEMBERS, check_of, etag_of, quoted_etag, storage_class_of
+from s3api.encryption import (
+    COPY_SOURCE_MEMBERS,
+    READ_MEMBERS,
+    WRITE_MEMBERS,
+    Seal,
+    attributes_of,
+    completed,
+    customer_key,
+    open_seal,
+    open_upload,
+    output_of,
+    seal_for,
+    sealed,
+    sealing,
+)
+from s3api.encryption import etag_of as sealed_etag
+from s3api.entity import ATTRIBUTE_MEMBERS, check_of, quoted_etag, storage_class_of
 from s3api.errors import S3Error, not_implemented
 from s3api.lifecycle import expiration_headers
-from s3api.objects import copy_source, requested_attributes
+from s3api.objects import copy_source, opened_source, plaintext, requested_attributes
 from s3api.operations import Call, offers
 from s3api.paging import key_text, read_limit
 from s3api.patience import patient
@@ -56,18 +74,21 @@ _CHECKSUMS = " ".join(algorithm.member for algorithm in ALGORITHMS.values())
 
 @offers(
     "CreateMultipartUpload",
-    f"ACL ChecksumAlgorithm ChecksumType {OBJECT_GRANT_HEADERS} {ATTRIBUTE_MEMBERS}",
+    f"ACL ChecksumAlgorithm ChecksumType {OBJECT_GRANT_HEADERS} {ATTRIBUTE_MEMBERS}"
+    f" {WRITE_MEMBERS}",
 )
 async def create_multipart_upload(call: Call) -> web.StreamResponse:
     algorithm, kind = _read_checksum(call.input)
     attributes = msgspec.structs.replace(requested_attributes(call), checksum_type=kind)
+    seal = await seal_for(call, call.volume.buckets.get(call.bucket))
     upload = await call.threads.metadata(
         lambda: call.volume.uploads.create(
             call.bucket,
             call.key,
             owner=call.identity.user,
-            attributes=attributes,
+            attributes=attributes_of(seal, attributes),
             checksum_algorithm=algorithm,
+            layout_key=b"" if seal is None else layout_key(seal.data_key),
         )
     )
     return call.document(
@@ -77,6 +98,7 @@ async def create_multipart_upload(call: Call) -> web.StreamResponse:
             "UploadId": upload.id,
             "ChecksumAlgorithm": algorithm or None,
             "ChecksumType": kind if algorithm else None,
+            **output_of(call, seal),
         }
     )
 
@@ -134,10 +156,14 @@ def _part_number(call: Call) -> int:
     return number
 
 
-@offers("UploadPart", f"Body ContentLength ContentMD5 PartNumber UploadId {_CHECKSUMS}")
+@offers(
+    "UploadPart",
+    f"Body ContentLength ContentMD5 PartNumber UploadId {_CHECKSUMS} {READ_MEMBERS}",
+)
 async def upload_part(call: Call) -> web.StreamResponse:
     number = _part_number(call)
     upload = _upload_of(call)
+    seal = open_upload(call, upload)
     plan = BodyPlan.read(call.headers, call.authentication, PUT_BYTES_MAX)
     if plan.size_bytes is None:
         raise S3Error("MissingContentLength")
@@ -151,44 +177,90 @@ async def upload_part(call: Call) -> web.StreamResponse:
         )
     receiver = Receiver(plan, bytes_max=PUT_BYTES_MAX, algorithm=wanted or DEFAULT_ALGORITHM)
 
-    def begin() -> PartWriter:
-        return call.volume.uploads.part_writer(upload, number, size_bytes=size_bytes)
+    def begin() -> PartWriter | SealingWriter[PartWriter]:
+        return _part_writer(call, upload, number, size_bytes, seal)
 
-    def commit(writer: PartWriter, received: Received) -> Part:
-        return writer.commit(etag=received.etag, checksums=received.checksums)
+    def commit(writer: PartWriter | SealingWriter[PartWriter], received: Received) -> Part:
+        etag = sealed_etag(seal, received.etag)
+        return sealed(writer).commit(etag=etag, checksums=received.checksums)
 
     part = await receive(call, receiver, begin, commit)
     shown = plan.announced_algorithm or wanted or DEFAULT_ALGORITHM
     return call.document(
-        {"ETag": f'"{part.etag}"', ALGORITHMS[shown].member: part.checksums[shown]}
+        {
+            "ETag": f'"{part.etag}"',
+            ALGORITHMS[shown].member: part.checksums[shown],
+            **output_of(call, seal),
+        }
     )
+
+
+def _part_writer(
+    call: Call, upload: UploadRecord, number: int, size_bytes: int, seal: Seal | None
+) -> PartWriter | SealingWriter[PartWriter]:
+    """Takes the plaintext of a part, which is sealed as its upload says."""
+    stored_bytes = size_bytes if seal is None else sealed_size(size_bytes)
+    writer = call.volume.uploads.part_writer(upload, number, size_bytes=stored_bytes)
+    return sealing(seal, writer, upload.key, number)
 
 
 @offers(
     "UploadPartCopy",
     "CopySource CopySourceIfMatch CopySourceIfModifiedSince CopySourceIfNoneMatch"
-    " CopySourceIfUnmodifiedSince CopySourceRange ExpectedSourceBucketOwner PartNumber UploadId",
+    " CopySourceIfUnmodifiedSince CopySourceRange ExpectedSourceBucketOwner PartNumber UploadId"
+    f" {READ_MEMBERS} {COPY_SOURCE_MEMBERS}",
 )
 @patient
 async def upload_part_copy(call: Call) -> web.StreamResponse:
     number = _part_number(call)
     upload = _upload_of(call)
-    part = await call.threads.transfer(_copy_part, call, upload, number)
+    seal = open_upload(call, upload)
+    part = await call.threads.transfer(_copy_part, call, upload, number, seal)
     return call.document(
-        {"CopyPartResult": {"ETag": f'"{part.etag}"', "LastModified": part.modified_ns}}
+        {
+            "CopyPartResult": {"ETag": f'"{part.etag}"', "LastModified": part.modified_ns},
+            **output_of(call, seal),
+        }
     )
 
 
-def _copy_part(call: Call, upload: UploadRecord, number: int) -> Part:
+def _copy_part(call: Call, upload: UploadRecord, number: int, seal: Seal | None) -> Part:
     source = copy_source(call)
+    source_seal = open_seal(call, source, copied=True)
     chosen = Range(0, source.size, source.size)
     if "CopySourceRange" in call.input:
         chosen = parse_copy_range(call.input["CopySourceRange"], source.size)
     if chosen.length > PUT_BYTES_MAX:
         raise S3Error("EntityTooLarge", MaxSizeAllowed=str(PUT_BYTES_MAX))
+    if seal is not None or source_seal is not None:
+        return _recrypt_part(call, upload, number, source, source_seal, chosen, seal)
     return call.volume.uploads.copy_part(
         upload, number, source, chosen.start, chosen.stop, etag=_etag_of_range(call, source, chosen)
     )
+
+
+def _recrypt_part(
+    call: Call,
+    upload: UploadRecord,
+    number: int,
+    source: Object,
+    source_seal: Seal | None,
+    chosen: Range,
+    seal: Seal | None,
+) -> Part:
+    """A part from bytes of an object, where either is encrypted: every byte passes through here.
+    Blocks."""
+    md5 = hashlib.md5(usedforsecurity=False)
+    with opened_source(call, source) as snapshot:
+        writer = _part_writer(call, upload, number, chosen.length, seal)
+        try:
+            for piece in plaintext(snapshot, source_seal, chosen.start, chosen.stop):
+                md5.update(piece)
+                writer.write(piece)
+            etag = sealed_etag(seal, md5.hexdigest())
+            return sealed(writer).commit(etag=etag, checksums={})
+        finally:
+            writer.abort()
 
 
 def _etag_of_range(call: Call, source: Object, chosen: Range) -> str:
@@ -197,18 +269,17 @@ def _etag_of_range(call: Call, source: Object, chosen: Range) -> str:
     if chosen.length == source.size and source.etag and "-" not in source.etag:
         return source.etag
     md5 = hashlib.md5(usedforsecurity=False)
-    again, snapshot = call.volume.objects.open(source.bucket, source.key)
-    with snapshot:
-        if etag_of(again) != etag_of(source):
-            raise S3Error("PreconditionFailed", "The source was replaced while it was copied.")
-        for piece in snapshot.pieces(chosen.start, chosen.stop):
-            md5.update(piece if isinstance(piece, bytes) else piece.read())
+    with opened_source(call, source) as snapshot:
+        for piece in plaintext(snapshot, None, chosen.start, chosen.stop):
+            md5.update(piece)
     return md5.hexdigest()
 
 
-@offers("ListParts", "MaxParts PartNumberMarker UploadId")
+@offers("ListParts", f"MaxParts PartNumberMarker UploadId {READ_MEMBERS}")
 async def list_parts(call: Call) -> web.StreamResponse:
     upload = _upload_of(call)
+    if customer_key(call) is not None:
+        open_upload(call, upload)
     limit = read_limit(call.input, "MaxParts", "max-parts")
     after = call.input.get("PartNumberMarker", 0)
     if after < 0:
@@ -232,7 +303,7 @@ async def list_parts(call: Call) -> web.StreamResponse:
                     "PartNumber": part.number,
                     "LastModified": part.modified_ns,
                     "ETag": f'"{part.etag}"',
-                    "Size": part.size,
+                    "Size": part.visible_size,
                     **{ALGORITHMS[name].member: value for name, value in part.checksums.items()},
                 }
                 for part in page
@@ -251,7 +322,8 @@ async def list_parts(call: Call) -> web.StreamResponse:
 
 @offers(
     "CompleteMultipartUpload",
-    f"ChecksumType IfMatch IfNoneMatch MpuObjectSize MultipartUpload UploadId {_CHECKSUMS}",
+    "ChecksumType IfMatch IfNoneMatch MpuObjectSize MultipartUpload UploadId"
+    f" {_CHECKSUMS} {READ_MEMBERS}",
 )
 @patient
 async def complete_multipart_upload(call: Call) -> web.StreamResponse:
@@ -259,6 +331,7 @@ async def complete_multipart_upload(call: Call) -> web.StreamResponse:
     listed = (await read_document(call))["MultipartUpload"].get("Parts", [])
     stored = await call.threads.metadata(_complete, call, listed, condition)
     attributes = stored.attributes
+    record = Encryption.of(attributes)
     path = call.request.raw_path.partition("?")[0]
     return call.document(
         {
@@ -269,6 +342,7 @@ async def complete_multipart_upload(call: Call) -> web.StreamResponse:
             "Expiration": expiration_headers(call, stored).get("x-amz-expiration"),
             "ChecksumType": attributes.checksum_type or None,
             **{ALGORITHMS[name].member: value for name, value in attributes.checksums.items()},
+            **output_of(call, None if record is None else Seal(record, b"")),
         }
     )
 
@@ -281,7 +355,7 @@ def _complete(call: Call, listed: list[dict[str, Any]], condition: WriteConditio
     except NoSuchUpload:
         return _completed_before(call, listed)
     parts = _chosen_parts(call, upload, listed)
-    size_bytes = sum(part.size for part in parts)
+    size_bytes = sum(part.visible_size for part in parts)
     if call.input.get("MpuObjectSize", size_bytes) != size_bytes:
         raise S3Error(
             "InvalidRequest",
@@ -293,11 +367,13 @@ def _complete(call: Call, listed: list[dict[str, Any]], condition: WriteConditio
     kind = upload.attributes.checksum_type
     checksum = _object_checksum(algorithm, kind, parts)
     _check_claim(call, algorithm, kind, checksum)
+    attributes = _completed_attributes(upload, checksum, parts)
+    record = completed(call, upload, [SealedPart(part.number, part.visible_size) for part in parts])
     return call.volume.uploads.complete(
         upload,
         list(parts),
         etag=multipart_etag([part.etag for part in parts]),
-        attributes=_completed_attributes(upload, checksum, parts),
+        attributes=attributes if record is None else record.onto(attributes),
         check=check_of(condition),
     )
 
@@ -348,10 +424,10 @@ def _chosen_parts(call: Call, upload: UploadRecord, listed: list[dict[str, Any]]
             )
         chosen.append(part)
     for part in chosen[:-1]:
-        if part.size < PART_BYTES_MIN:
+        if part.visible_size < PART_BYTES_MIN:
             raise S3Error(
                 "EntityTooSmall",
-                ProposedSize=str(part.size),
+                ProposedSize=str(part.visible_size),
                 MinSizeAllowed=str(PART_BYTES_MIN),
                 PartNumber=str(part.number),
                 ETag=part.etag,
@@ -376,7 +452,7 @@ def _object_checksum(algorithm: str, kind: str, parts: Sequence[Part]) -> str | 
         return None
     if kind == COMPOSITE:
         return composite_checksum(algorithm, known)
-    sizes = [part.size for part in parts]
+    sizes = [part.visible_size for part in parts]
     return combined_checksum(algorithm, list(zip(known, sizes, strict=True)))
 
 
@@ -412,7 +488,7 @@ def _completed_attributes(
         attributes,
         checksums={} if checksum is None else {asked or DEFAULT_ALGORITHM: checksum},
         checksum_type="" if checksum is None else attributes.checksum_type,
-        part_sizes=[part.size for part in parts],
+        part_sizes=[part.visible_size for part in parts],
         part_checksums=_part_checksums(asked, parts) if checksum is not None and asked else b"",
     )
 

@@ -8,20 +8,22 @@ more than all the rest of a small GET.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 from aiohttp import web
 
-from cache.contents import Snapshot
+from cache.contents import Snapshot, chunks
 from cache.errors import CacheError
-from cache.publishing import Object
+from cache.frames import SealingWriter
+from cache.publishing import Check, Object
 from cache.records import ObjectAttributes
 from cache.writers import ObjectWriter
 from s3api.acl import OBJECT_GRANT_HEADERS
 from s3api.acls import new_object_access
 from s3api.buckets import check_expected_owner
-from s3api.checksums import ALGORITHMS, FULL_OBJECT
+from s3api.checksums import ALGORITHMS, DEFAULT_ALGORITHM, FULL_OBJECT, BodyDigest
 from s3api.conditions import (
     DeleteCondition,
     Range,
@@ -31,6 +33,25 @@ from s3api.conditions import (
     parse_range,
     part_range,
 )
+from s3api.encryption import (
+    COPY_SOURCE_MEMBERS,
+    READ_MEMBERS,
+    WRITE_MEMBERS,
+    Seal,
+    asks_for_other,
+    attributes_of,
+    check_read_headers,
+    headers_of,
+    new_seal,
+    open_seal,
+    output_of,
+    seal_for,
+    sealed,
+    sealing,
+    shared_seal,
+    stored_size,
+)
+from s3api.encryption import etag_of as sealed_etag
 from s3api.entity import (
     ATTRIBUTE_MEMBERS,
     RESPONSE_OVERRIDES,
@@ -57,7 +78,10 @@ from s3api.transfer import read_document, receive, send
 _DELETED_AT_ONCE_MAX = 1000
 _CHECKSUMS = " ".join(algorithm.member for algorithm in ALGORITHMS.values())
 _READ_CONDITIONS = "IfMatch IfModifiedSince IfNoneMatch IfUnmodifiedSince"
-_READ = f"ChecksumMode PartNumber Range VersionId {_READ_CONDITIONS} {RESPONSE_OVERRIDES}"
+_READ = (
+    f"ChecksumMode PartNumber Range VersionId {_READ_CONDITIONS} {RESPONSE_OVERRIDES}"
+    f" {READ_MEMBERS}"
+)
 
 
 # ------------------------------------------------------------------------------------------- put
@@ -66,33 +90,35 @@ _READ = f"ChecksumMode PartNumber Range VersionId {_READ_CONDITIONS} {RESPONSE_O
 @offers(
     "PutObject",
     f"ACL Body ContentLength ContentMD5 IfMatch IfNoneMatch {OBJECT_GRANT_HEADERS}"
-    f" {ATTRIBUTE_MEMBERS} {_CHECKSUMS}",
+    f" {ATTRIBUTE_MEMBERS} {WRITE_MEMBERS} {_CHECKSUMS}",
 )
 async def put_object(call: Call) -> web.StreamResponse:
     condition = WriteCondition(call.input, call.key)
-    attributes = requested_attributes(call)
     plan = BodyPlan.read(call.headers, call.authentication, PUT_BYTES_MAX)
     receiver = Receiver(plan, bytes_max=PUT_BYTES_MAX)
+    # Before the body, so that a client that expects 100-continue need not send it.
+    seal = await seal_for(call, call.volume.buckets.get(call.bucket))
+    attributes = attributes_of(seal, requested_attributes(call))
 
-    def begin() -> ObjectWriter:
-        return call.volume.objects.writer(
-            call.bucket, call.key, size_bytes=plan.size_bytes, attributes=attributes
+    def begin() -> ObjectWriter | SealingWriter[ObjectWriter]:
+        size_bytes = stored_size(seal, call.key, plan.size_bytes)
+        writer = call.volume.objects.writer(
+            call.bucket, call.key, size_bytes=size_bytes, attributes=attributes
         )
+        return sealing(seal, writer, call.key)
 
-    def commit(writer: ObjectWriter, received: Received) -> Object:
-        return writer.commit(
-            etag=received.etag,
+    def commit(writer: ObjectWriter | SealingWriter[ObjectWriter], received: Received) -> Object:
+        return sealed(writer).commit(
+            etag=sealed_etag(seal, received.etag),
             attributes=msgspec.structs.replace(
                 attributes, checksums=received.checksums, checksum_type=FULL_OBJECT
             ),
             check=check_of(condition),
         )
 
-    # Before the body, so that a client that expects 100-continue need not send it: the bucket.
-    call.volume.buckets.get(call.bucket)
     stored = await receive(call, receiver, begin, commit)
     headers = {"ETag": quoted_etag(stored), **checksum_headers(stored.attributes)}
-    return call.answer(headers=headers | expiration_headers(call, stored))
+    return call.answer(headers=headers | headers_of(seal) | expiration_headers(call, stored))
 
 
 def requested_attributes(call: Call) -> ObjectAttributes:
@@ -110,10 +136,13 @@ async def get_object(call: Call) -> web.StreamResponse:
     check_version(call.input.get("VersionId"))
     found, snapshot = await _open(call)
     try:
+        seal = _open_seal(call, found)
         headers, chosen = _read_headers(call, found)
+        headers |= headers_of(seal)
+        body = snapshot if seal is None else seal.read(snapshot)
         if chosen is None:
-            return await send(call, snapshot, 0, found.size, 200, headers)
-        return await send(call, snapshot, chosen.start, chosen.stop, 206, headers)
+            return await send(call, body, 0, found.size, 200, headers)
+        return await send(call, body, chosen.start, chosen.stop, 206, headers)
     finally:
         snapshot.close()
 
@@ -125,6 +154,12 @@ async def _open(call: Call) -> tuple[Object, Snapshot]:
     if found is None:
         found = await call.threads.metadata(objects.open, call.bucket, call.key)
     return found
+
+
+def _open_seal(call: Call, found: Object) -> Seal | None:
+    """The seal of the object that is read, checked against what the request brings."""
+    check_read_headers(call)
+    return open_seal(call, found)
 
 
 async def _get(call: Call) -> Object:
@@ -139,7 +174,9 @@ async def _get(call: Call) -> Object:
 async def head_object(call: Call) -> web.StreamResponse:
     check_version(call.input.get("VersionId"))
     found = await _get(call)
+    seal = _open_seal(call, found)
     headers, chosen = _read_headers(call, found)
+    headers |= headers_of(seal)
     headers["Content-Length"] = str(found.size if chosen is None else chosen.length)
     return call.answer(200 if chosen is None else 206, headers)
 
@@ -175,7 +212,10 @@ def _read_headers(call: Call, found: Object) -> tuple[dict[str, str], Range | No
     return headers, chosen
 
 
-@offers("GetObjectAttributes", "MaxParts ObjectAttributes PartNumberMarker VersionId")
+@offers(
+    "GetObjectAttributes",
+    f"MaxParts ObjectAttributes PartNumberMarker VersionId {READ_MEMBERS}",
+)
 async def get_object_attributes(call: Call) -> web.StreamResponse:
     check_version(call.input.get("VersionId"))
     asked = {name.strip() for name in call.input.get("ObjectAttributes", "").split(",")}
@@ -183,6 +223,7 @@ async def get_object_attributes(call: Call) -> web.StreamResponse:
     if not asked <= known or not asked:
         raise S3Error("InvalidArgument", "Invalid attribute name specified.")
     found = await _get(call)
+    _open_seal(call, found)
     attributes = found.attributes
     output: dict[str, Any] = {"LastModified": found.modified_ns}
     if "ETag" in asked:
@@ -286,16 +327,18 @@ def _delete_one(call: Call, key: bytes, each: dict[str, Any]) -> None:
     f"ACL {OBJECT_GRANT_HEADERS} CopySource CopySourceIfMatch CopySourceIfModifiedSince"
     " CopySourceIfNoneMatch"
     " CopySourceIfUnmodifiedSince ExpectedSourceBucketOwner IfMatch IfNoneMatch"
-    f" MetadataDirective TaggingDirective {ATTRIBUTE_MEMBERS}",
+    f" MetadataDirective TaggingDirective {ATTRIBUTE_MEMBERS} {WRITE_MEMBERS}"
+    f" {COPY_SOURCE_MEMBERS}",
 )
 @patient
 async def copy_object(call: Call) -> web.StreamResponse:
     condition = WriteCondition(call.input, call.key)
-    copied = await call.threads.metadata(_copy, call, condition)
+    copied, seal = await call.threads.metadata(_copy, call, condition)
     attributes = copied.attributes
     return call.document(
         {
             "Expiration": expiration_headers(call, copied).get("x-amz-expiration"),
+            **output_of(call, seal),
             "CopyObjectResult": {
                 "ETag": quoted_etag(copied),
                 "LastModified": copied.modified_ns,
@@ -306,15 +349,16 @@ async def copy_object(call: Call) -> web.StreamResponse:
     )
 
 
-def _copy(call: Call, condition: WriteCondition) -> Object:
+def _copy(call: Call, condition: WriteCondition) -> tuple[Object, Seal | None]:
     values = call.input
     source = copy_source(call)
+    source_seal = open_seal(call, source, copied=True)
     directive = _directive(values, "MetadataDirective", "x-amz-metadata-directive")
     tagging = _directive(values, "TaggingDirective", "x-amz-tagging-directive")
     asked = requested_attributes(call)
     onto_itself = (source.bucket, source.key) == (call.bucket, call.key)
     changes = directive == "REPLACE" or "StorageClass" in values or "redirect" in asked.own
-    if onto_itself and not changes:
+    if onto_itself and not changes and not asks_for_other(call):
         raise S3Error(
             "InvalidRequest",
             "This copy request is illegal because it is trying to copy an object to itself without"
@@ -337,14 +381,75 @@ def _copy(call: Call, condition: WriteCondition) -> Object:
         owner=asked.owner,
         acl=asked.acl,
     )
-    return call.volume.objects.copy(
+    wanted = new_seal(call, call.volume.buckets.get(call.bucket), source_seal)
+    shared = shared_seal(wanted, source_seal)
+    if shared is None and (wanted is not None or source_seal is not None):
+        return recrypt(call, source, source_seal, attributes, wanted, check_of(condition)), wanted
+    copied = call.volume.objects.copy(
         source,
         call.bucket,
         call.key,
-        attributes=attributes,
+        attributes=attributes_of(shared, attributes),
         etag=etag_of(source),
         check=check_of(condition),
     )
+    return copied, shared
+
+
+def recrypt(
+    call: Call,
+    source: Object,
+    source_seal: Seal | None,
+    attributes: ObjectAttributes,
+    seal: Seal | None,
+    check: Check | None,
+) -> Object:
+    """A copy that is encrypted otherwise than its source: every byte passes through here. It is
+    one piece, whatever the source was uploaded in. Blocks."""
+    algorithms = sorted(attributes.checksums) or [DEFAULT_ALGORITHM]
+    digest = BodyDigest(algorithms)
+    attributes = attributes_of(
+        seal,
+        msgspec.structs.replace(
+            attributes, checksum_type=FULL_OBJECT, part_sizes=[], part_checksums=b""
+        ),
+    )
+    with opened_source(call, source) as snapshot:
+        writer = call.volume.objects.writer(
+            call.bucket,
+            call.key,
+            size_bytes=stored_size(seal, call.key, source.size),
+            attributes=attributes,
+        )
+        try:
+            sealer = sealing(seal, writer, call.key)
+            for piece in plaintext(snapshot, source_seal, 0, source.size):
+                digest.update(piece)
+                sealer.write(piece)
+            return sealed(sealer).commit(
+                etag=sealed_etag(seal, digest.etag),
+                attributes=msgspec.structs.replace(attributes, checksums=digest.checksums),
+                check=check,
+            )
+        finally:
+            writer.abort()
+
+
+def opened_source(call: Call, source: Object) -> Snapshot:
+    """The bytes of the object that is copied. Close it. PreconditionFailed if it was replaced
+    since it was looked at."""
+    again, snapshot = call.volume.objects.open(source.bucket, source.key)
+    if etag_of(again) != etag_of(source):
+        snapshot.close()
+        raise S3Error("PreconditionFailed", "The source was replaced while it was copied.")
+    return snapshot
+
+
+def plaintext(snapshot: Snapshot, seal: Seal | None, start: int, stop: int) -> Iterator[bytes]:
+    """What clients know as the bytes [start, stop) of an object, in pieces of about 1 MiB."""
+    if seal is None:
+        return chunks(snapshot, start, stop)
+    return seal.read(snapshot).pieces(start, stop)
 
 
 def _directive(values: dict[str, Any], name: str, header: str) -> str:

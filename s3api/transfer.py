@@ -20,7 +20,7 @@ from typing import Generic, Protocol, TypeVar
 from aiohttp import web
 from aiohttp.web_protocol import RequestPayloadError
 
-from cache.contents import FileRange, Piece, Snapshot
+from cache.contents import FileRange, Piece
 from s3api import metrics
 from s3api.errors import S3Error
 from s3api.operations import Call
@@ -38,10 +38,18 @@ T = TypeVar("T")
 
 
 class Writer(Protocol):
-    """`cache.objects.ObjectWriter` or `cache.multipart.PartWriter`."""
+    """`cache.writers.ObjectWriter`, `cache.parts.PartWriter`, or what seals for one of them."""
 
     def write(self, chunk: bytes | bytearray | memoryview) -> None: ...
     def abort(self) -> None: ...
+
+
+class Body(Protocol):
+    """`cache.contents.Snapshot`, or the plaintext of one."""
+
+    def cached(self, start: int, stop: int) -> list[Piece] | None: ...
+    def read(self, start: int, stop: int) -> bytes: ...
+    def pieces(self, start: int, stop: int) -> Iterator[Piece]: ...
 
 
 W = TypeVar("W", bound=Writer)
@@ -168,22 +176,22 @@ async def read_body(call: Call) -> bytes:
 
 async def send(
     call: Call,
-    snapshot: Snapshot,
+    body: Body,
     start: int,
     stop: int,
     status: int,
     headers: Mapping[str, str],
 ) -> web.StreamResponse:
-    """Answer with bytes [start, stop) of an object. The caller closes the snapshot."""
+    """Answer with bytes [start, stop) of an object. The caller closes its snapshot."""
     status = call.status or status
     length = stop - start
-    pieces = snapshot.cached(start, stop) if length else []
+    pieces = body.cached(start, stop) if length else []
     metrics.SENT_BYTES.inc(length)
     if length <= ONE_WRITE_BYTES:
-        body = None if pieces is None else _read_now(pieces)
-        if body is None:
-            body = await call.threads.transfer(snapshot.read, start, stop)
-        return call.answer(status, headers, body)
+        content = None if pieces is None else _read_now(pieces)
+        if content is None:
+            content = await call.threads.transfer(body.read, start, stop)
+        return call.answer(status, headers, content)
     response = web.StreamResponse(
         status=status,
         headers={**call.common_headers(), **headers, "Content-Length": str(length)},
@@ -198,7 +206,7 @@ async def send(
     else:
         # Closed here and now, not by the garbage collector: the caller closes the snapshot next,
         # and a worker thread that still read from it would take it for a lost segment.
-        async with contextlib.aclosing(_fetched(call, snapshot.pieces(start, stop))) as fetched:
+        async with contextlib.aclosing(_fetched(call, body.pieces(start, stop))) as fetched:
             async for piece in fetched:
                 await _send_piece(call, response, piece)
     await response.write_eof()

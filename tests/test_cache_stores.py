@@ -318,7 +318,11 @@ RICH = StoredAttributes(
         "forebay-lock": "mine",
     },
     tags={"team": "a b", "path": "x=y:z/w+v@u"},
-    own={"version-id": "0123456789abcdef" * 2, "lock": "GOVERNANCE 5"},
+    own={
+        "encryption": '{"mode":"SSE-S3"}',
+        "version-id": "0123456789abcdef" * 2,
+        "lock": "GOVERNANCE 5",
+    },
     s3_etag="0123456789abcdef0123456789abcdef-7",
 )
 

@@ -320,3 +320,25 @@ def test_a_small_file_that_was_emptied_has_none_of_its_old_bytes(s3: RawS3, buck
     assert answer.headers["etag"] == f'"{hashlib.md5(b"new").hexdigest()}"'
     os.truncate(file, 100)
     assert s3.get(BUCKET, "emptied") == b"new" + bytes(97)
+
+
+def test_an_encrypted_object_has_its_size_and_gives_no_bytes(s3: RawS3, bucket: Path) -> None:
+    headers = {"x-amz-server-side-encryption": "AES256"}
+    body = b"x" * 70_000
+    s3.request("PUT", f"/{BUCKET}/sealed", headers=headers, body=body).expect(200)
+    file = bucket / "sealed"
+    assert file.stat().st_size == len(body)
+    calls: list[Callable[[], object]] = [
+        file.read_bytes,
+        lambda: file.open("ab"),
+        lambda: file.write_bytes(b"plain"),
+        lambda: os.truncate(file, 0),
+    ]
+    for call in calls:
+        with pytest.raises(PermissionError):
+            call()
+    file.chmod(0o600)
+    file = file.rename(bucket / "renamed")
+    assert s3.get(BUCKET, "renamed") == body
+    s3.put(BUCKET, "renamed", b"plain")
+    assert file.read_bytes() == b"plain"

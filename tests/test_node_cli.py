@@ -29,6 +29,7 @@ COMMANDS = [
     "serve", "check-config", "status", "flush", "stat", "fsck", "names",
     "s3 getsecret", "s3 revokesecret",
     "keys create", "keys revoke", "keys list",
+    "kms create", "kms rotate", "kms list",
     "buckets list", "buckets create", "buckets delete",
     "users create", "users list", "users show", "users change", "users delete",
     "users set-policy", "users drop-policy", "groups set-policy", "groups drop-policy",
@@ -215,6 +216,19 @@ def test_only_administrators_have_to_do_with_the_secrets_of_others(
             own_secret.whose("other", settings, volume)
         volume.users.create(User("nobody", admin=True))
         assert own_secret.whose("other", settings, volume) == "other"
+
+
+def test_master_keys_are_made_rotated_and_listed(config: Path) -> None:
+    assert answer(config, "kms", "create", "backups") == {"key": "backups", "version": 1}
+    assert answer(config, "kms", "rotate", "backups") == {"key": "backups", "version": 2}
+    [key] = answer(config, "kms", "list")["keys"]
+    assert (key["key"], key["versions"]) == ("backups", 2)
+    assert key["created"] < key["rotated"]
+    assert "backups" in forebay(config, "kms", "list").stdout
+    again = answer(config, "kms", "create", "backups", code=ExitCode.FAILED)
+    assert "exists already" in again["error"]
+    missing = answer(config, "kms", "rotate", "other", code=ExitCode.NOT_FOUND)
+    assert "no such master key" in missing["error"]
 
 
 def test_a_made_key_can_be_pasted_into_a_shell(config: Path) -> None:

@@ -267,7 +267,6 @@ def test_one_version_named_null(client: Any, bucket: str) -> None:
 @pytest.mark.parametrize(
     "asked",
     [
-        {"ServerSideEncryption": "AES256"},
         {"ObjectLockLegalHoldStatus": "ON"},
     ],
 )

@@ -21,7 +21,16 @@ from typing import Protocol
 from cache.records import Kind
 
 OWN_NAMES = frozenset(
-    {"version-id", "lock", "versioning", "storage-class", "redirect", "owner", "acl"}
+    {
+        "acl",
+        "encryption",
+        "lock",
+        "owner",
+        "redirect",
+        "storage-class",
+        "version-id",
+        "versioning",
+    }
 )
 """Names of StoredAttributes.own; what each means is written in docs/on-disk-format.md."""
 

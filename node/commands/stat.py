@@ -65,7 +65,7 @@ def _describe(
         "path": str(target),
         "kind": Kind(inode.kind).name.lower(),
         "inode": inode.id,
-        "size": inode.size,
+        "size": inode.visible_size,
         "mode": f"{inode.mode:04o}",
         "uid": inode.uid,
         "gid": inode.gid,

@@ -52,6 +52,9 @@ USERS = {
     "iam alt root": "iamaltroot",
 }
 
+KMS_KEYS = {"kms_keyid": "conformance-1", "kms_keyid2": "conformance-2"}
+"""Keys of SSE-KMS that the node is given, by the setting of the suite that names them."""
+
 
 @dataclass(frozen=True, slots=True)
 class User:
@@ -82,6 +85,8 @@ def main() -> None:
     ):
         try:
             users = {section: make_user(node, name) for section, name in USERS.items()}
+            for key_id in KMS_KEYS.values():
+                node.forebay("kms", "create", key_id)
             config = LEFT / "s3-tests.conf"
             write_config(config, node.endpoint, users)
             code = run_suite(arguments.python, checkout, config, to_pytest)
@@ -156,6 +161,7 @@ def write_config(path: Path, endpoint: str, users: Mapping[str, User]) -> None:
     config["s3 main"]["api_name"] = "us-east-1"
     config["s3 main"]["lc_debug_interval"] = str(LIFECYCLE_DAY_S)
     config["s3 main"]["lc_debug_interval"] = str(_TEST_CLOCK["lifecycle_day_s"])
+    config["s3 main"].update(KMS_KEYS)
     config["s3 tenant"]["tenant"] = "tenant"
     with path.open("w") as file:
         config.write(file)
