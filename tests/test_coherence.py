@@ -133,7 +133,7 @@ def alternate(node: RunningNode, bucket: str, alternations: int) -> None:
     stored = {
         path.relative_to(node.store_dir / bucket).as_posix(): path.read_bytes()
         for path in (node.store_dir / bucket).rglob("*")
-        if path.is_file()
+        if path.is_file() and path.parent.name != ".forebay"  # the bucket's own settings
     }
     assert stored == {
         f"{alternator.directory}/{name}": content
