@@ -281,7 +281,8 @@ def check_store(directory: Path, bucket: str, model: Model) -> None:
         if page.next_marker is None:
             break
         marker = page.next_marker
-    found.pop(prefix, None)
+    for hidden in (b"", b".forebay/", b".forebay/bucket.json"):
+        found.pop(prefix + hidden, None)
     assert set(found) == {prefix + key for key in [*model.files, *model.directories]}
     for key, file in model.files.items():
         head = found[prefix + key]
