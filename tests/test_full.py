@@ -228,6 +228,9 @@ def test_without_its_store_a_full_node_refuses_writers_and_serves_readers(tmp_pa
         doors = Doors(node)
         written = {f"before-{number}": size for number in range(3)}
         with server.serving():
+            # The node started without its store, and does not open a bucket whose policy it could
+            # not read.
+            poll("the bucket is open", doors.is_open, DEADLINE_S)
             for name in written:
                 doors.put(name, content(name, size))
             node.forebay("flush", "--timeout", "60")

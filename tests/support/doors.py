@@ -33,6 +33,14 @@ class Doors:
 
     # ------------------------------------------------------------------ S3
 
+    def is_open(self) -> bool:
+        """Whether the bucket is served over S3."""
+        try:
+            self.s3.head_bucket(Bucket=BUCKET)
+        except ClientError:
+            return False
+        return True
+
     def put(self, name: str, content: bytes) -> None:
         self.s3.put_object(Bucket=BUCKET, Key=name, Body=content)
 
