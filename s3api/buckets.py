@@ -14,6 +14,7 @@ from cache.errors import BucketExists, BucketNotEmpty
 from cache.records import Bucket
 from s3api.acl import GRANT_HEADERS, shown_user
 from s3api.acls import new_bucket_settings
+from s3api.config import GatewayConfig
 from s3api.controls import ACL
 from s3api.errors import S3Error, not_implemented
 from s3api.keys import check_bucket_created
@@ -50,7 +51,8 @@ async def list_buckets(call: Call) -> web.StreamResponse:
         if bucket.owner in ("", user)
         and bucket.name.startswith(prefix)
         and bucket.name > after
-        and values.get("BucketRegion", _region(call, bucket)) == _region(call, bucket)
+        and values.get("BucketRegion", region_of(call.door.config, bucket))
+        == region_of(call.door.config, bucket)
     ]
     page, rest = shown[:limit], shown[limit:]
     return call.document(
@@ -65,9 +67,9 @@ async def list_buckets(call: Call) -> web.StreamResponse:
     )
 
 
-def _region(call: Call, bucket: Bucket) -> str:
+def region_of(config: GatewayConfig, bucket: Bucket) -> str:
     """The location that the bucket's creator asked for; by default the node's."""
-    return bucket.settings.get(_LOCATION, call.door.config.region.encode()).decode()
+    return bucket.settings.get(_LOCATION, config.region.encode()).decode()
 
 
 @offers(
@@ -122,13 +124,15 @@ def _delete(call: Call) -> None:
 @offers("HeadBucket")
 async def head_bucket(call: Call) -> web.StreamResponse:
     bucket = call.volume.buckets.get(call.bucket)
-    return call.document({"BucketRegion": _region(call, bucket), "AccessPointAlias": False})
+    return call.document(
+        {"BucketRegion": region_of(call.door.config, bucket), "AccessPointAlias": False}
+    )
 
 
 @offers("GetBucketLocation")
 async def get_bucket_location(call: Call) -> web.StreamResponse:
     bucket = call.volume.buckets.get(call.bucket)
-    region = _region(call, bucket)
+    region = region_of(call.door.config, bucket)
     # Amazon's first region has no name here, unless the bucket's creator gave it one.
     unnamed = region == "us-east-1" and _LOCATION not in bucket.settings
     return call.document({"LocationConstraint": "" if unnamed else region})

@@ -85,6 +85,12 @@ class GatewayConfig:
     """List every directory as an object `dir/`, as Alluxio does; off: only those that were made
     by mkdir or by a PUT of `dir/`, as S3 does."""
 
+    bucket_log_interval_s: float = 300.0
+    """Seconds after which server access logs of buckets are delivered to their target buckets."""
+
+    bucket_log_records: int = 10_000
+    """Records of one gateway process that are delivered at once when there are so many."""
+
     lifecycle_day_s: int = 86_400
     """Seconds that the mover takes for a day of lifecycle rules: less only to test rules, for then
     objects go before the dates that clients are told."""
@@ -103,6 +109,10 @@ class GatewayConfig:
 
     def __post_init__(self) -> None:
         self._check_listening()
+        if self.bucket_log_interval_s <= 0 or not 1 <= self.bucket_log_records <= 100_000:
+            raise ValueError(
+                "bucket_log_interval_s must be above 0, bucket_log_records from 1 to 100000"
+            )
         for name in ("header_timeout_s", "body_timeout_s"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be above 0: a client could stay for ever")

@@ -32,6 +32,7 @@ from cache.volume import Volume
 from s3api import (  # noqa: F401
     acls,
     bucket_encryption,
+    bucket_logging,
     bucket_policies,
     buckets,
     cors,
@@ -57,6 +58,7 @@ from s3api.errors import S3Error, error_document, from_cache, from_os
 from s3api.headers import common_headers, new_request_id
 from s3api.keys import Target, parse_target
 from s3api.listening import Listener
+from s3api.log_delivery import Answered, LogDelivery
 from s3api.model import MODEL, SELF_PROVING
 from s3api.operations import OFFERED, Call, Door, find_offer
 from s3api.parsing import read_input, split_query
@@ -94,6 +96,7 @@ class Gateway:
             region=config.region if config.check_region else None,
         )
         self._door = Door(volume, self._threads, config, secrets.token_hex(16), self._authenticator)
+        self._logs = LogDelivery(volume, self._threads, config, self._door.host_id)
         self._http: Server | None = None
         self._listening: list[asyncio.Server] = []
 
@@ -101,6 +104,7 @@ class Gateway:
         """Serve connections of a bound socket. May be called for several."""
         if self._http is None:
             self._http = Server(self._handle, self._config, self._door.host_id)
+            self._logs.start()
         loop = asyncio.get_running_loop()
         # A client that does not finish its handshake is as one that does not finish its headers.
         handshake_s = None if tls is None else self._config.header_timeout_s
@@ -127,6 +131,7 @@ class Gateway:
             server.close()
         await self._http.drain(self._config.drain_timeout_s)
         await self._authenticator.close()
+        await self._logs.stop()
         await asyncio.to_thread(self._threads.close)
 
     # ------------------------------------------------------------------------------ one request
@@ -293,6 +298,8 @@ class Gateway:
         operation = entry.operation or "Unknown"
         metrics.REQUESTS.labels(operation, entry.code).inc()
         metrics.REQUEST_SECONDS.labels(operation).observe(elapsed_s)
+        if entry.bucket:
+            self._logs.note_answer(entry.answered(response, elapsed_s))
         wanted = self._config.access_log
         failed = entry.code not in ("OK", "NotModified")
         if wanted == "all" or (wanted == "failures" and failed):
@@ -319,6 +326,21 @@ class _Entry:
         self.user = ""
         self.status = 0
         self.code = "OK"
+
+    def answered(self, response: web.StreamResponse, elapsed_s: float) -> Answered:
+        return Answered(
+            request=self.request,
+            response=response,
+            request_id=self.request_id,
+            operation=self.operation,
+            bucket=self.bucket,
+            key=self.key,
+            user=self.user,
+            status=self.status,
+            error_code="" if self.code == "OK" else self.code,
+            time_ns=time.time_ns() - int(elapsed_s * 1e9),
+            total_ms=round(elapsed_s * 1000),
+        )
 
     def line(self, elapsed_s: float) -> str:
         """One line of JSON; never the query string, which may be a signature."""

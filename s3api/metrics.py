@@ -17,4 +17,7 @@ REQUEST_SECONDS = Histogram(
 )
 RECEIVED_BYTES = Counter("forebay_s3_received_bytes", "Payload bytes of PutObject and UploadPart")
 SENT_BYTES = Counter("forebay_s3_sent_bytes", "Object bytes sent in answers to GetObject")
+LOST_LOG_RECORDS = Counter(
+    "forebay_s3_lost_log_records", "Lines of server access logs that could not be delivered"
+)
 CONNECTIONS = Gauge("forebay_s3_connections", "Open client connections of this process")

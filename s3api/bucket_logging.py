@@ -1,0 +1,73 @@
+"""Operations on a bucket's server access logging; `log_delivery.py` does what they ask for.
+
+The target must be its owner's own bucket; the node needs no permission in it beyond that.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aiohttp import web
+
+from cache.errors import NoSuchBucket
+from cache.records import Bucket
+from s3api.documents import write_document
+from s3api.errors import S3Error, not_implemented
+from s3api.log_delivery import DOCUMENT
+from s3api.model import MODEL
+from s3api.operations import Call, offers
+from s3api.transfer import read_document
+
+_STATUS = "BucketLoggingStatus"
+_PREFIX_MAX = 800
+
+
+@offers("PutBucketLogging", "BucketLoggingStatus ContentMD5")
+async def put_bucket_logging(call: Call) -> web.StreamResponse:
+    source = call.volume.buckets.get(call.bucket)
+    status = (await read_document(call)).get(_STATUS)
+    if status is None:
+        raise S3Error("MalformedXML")
+    text = None
+    if "LoggingEnabled" in status:
+        _check(call, source, status["LoggingEnabled"])
+        text = write_document(_STATUS, MODEL.shapes[_STATUS], status)
+    changes = {DOCUMENT: text}
+    await call.threads.metadata(call.volume.buckets.change_settings, call.bucket, changes)
+    return call.document({})
+
+
+def _check(call: Call, source: Bucket, enabled: dict[str, Any]) -> None:
+    """InvalidTargetBucketForLogging, NotImplemented; fills in the default format of keys."""
+    try:
+        target = call.volume.buckets.get(enabled["TargetBucket"])
+    except NoSuchBucket:
+        raise S3Error(
+            "InvalidTargetBucketForLogging",
+            "The target bucket for logging does not exist",
+            TargetBucket=enabled["TargetBucket"][:64],
+        ) from None
+    if target.owner != source.owner:
+        raise S3Error(
+            "InvalidTargetBucketForLogging",
+            "The owner for the bucket to be logged and the target bucket must be the same.",
+            TargetBucket=target.name,
+        )
+    if enabled.get("TargetGrants"):
+        raise not_implemented("TargetGrants")
+    if len(enabled["TargetPrefix"].encode()) > _PREFIX_MAX:
+        raise S3Error("InvalidArgument", ArgumentName="TargetPrefix")
+    key_format = enabled.setdefault("TargetObjectKeyFormat", {"SimplePrefix": {}})
+    if len(key_format) != 1:
+        raise S3Error("MalformedXML")
+    dates = key_format.get("PartitionedPrefix", {}).setdefault("PartitionDateSource", "EventTime")
+    if dates not in ("EventTime", "DeliveryTime"):
+        raise S3Error("MalformedXML")
+
+
+@offers("GetBucketLogging")
+async def get_bucket_logging(call: Call) -> web.StreamResponse:
+    text = call.volume.buckets.get(call.bucket).settings.get(DOCUMENT)
+    if text is None:
+        text = write_document(_STATUS, MODEL.shapes[_STATUS], {})
+    return call.answer(headers={"Content-Type": "application/xml"}, body=text)
