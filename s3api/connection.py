@@ -17,6 +17,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -27,6 +28,7 @@ from aiohttp.web_protocol import RequestHandler
 
 from s3api import metrics
 from s3api.config import GatewayConfig
+from s3api.documents import http_date
 from s3api.errors import S3Error, error_document
 from s3api.headers import common_headers, new_request_id
 
@@ -181,6 +183,7 @@ class Connection(RequestHandler):
             "Connection": "close",
             "Content-Length": str(len(body)),
             "Content-Type": "application/xml",
+            "Date": http_date(time.time_ns()),
             "Retry-After": "1",
         }
         lines = [f"{name}: {value}" for name, value in headers.items()]

@@ -38,6 +38,7 @@ PRESIGNED_S_MAX = 7 * 24 * 3600
 _CONTENT_SHA256 = "x-amz-content-sha256"
 _TOKEN = "x-amz-security-token"  # noqa: S105 - a header's name
 _AMZ_DATE = re.compile(r"\d{8}T\d{6}Z")
+_NUMBER = re.compile(r"-?[0-9]{1,9}")
 _SHA256_HEX = re.compile(r"[0-9a-f]{64}")
 _SIGNATURE = re.compile(r"[0-9a-f]{64}")
 _SIGNED_HEADERS = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+(;[a-z0-9!#$%&'*+.^_`|~-]+)*")
@@ -170,6 +171,10 @@ def _request_date(request: Request) -> str:
             moment = parsedate_to_datetime(request.headers["date"])
         except (ValueError, IndexError, TypeError):
             moment = None
+        if moment is not None and request.headers["date"].rstrip().endswith("-0000"):
+            # UTC from somewhere that is not told (RFC 5322, 3.3), as botocore writes it; to Python
+            # a time of no zone.
+            moment = moment.replace(tzinfo=UTC)
         if moment is not None and moment.tzinfo is not None:
             return f"{moment.astimezone(UTC):%Y%m%dT%H%M%SZ}"
     raise S3Error("AccessDenied", "AWS authentication requires a valid Date or x-amz-date header")
@@ -191,10 +196,17 @@ def _claim_in_query(request: Request, now: datetime) -> Claim:
     if not _AMZ_DATE.fullmatch(query["X-Amz-Date"]):
         raise S3Error(malformed, "X-Amz-Date must be in the ISO8601 Long Format yyyyMMdd'T'HHmmssZ")
     expires = query["X-Amz-Expires"]
-    if not (expires.isascii() and expires.isdecimal() and len(expires) < 10):
+    if not _NUMBER.fullmatch(expires):
         raise S3Error(malformed, "X-Amz-Expires should be a number")
-    if not 1 <= int(expires) <= PRESIGNED_S_MAX:
-        raise S3Error(malformed, "X-Amz-Expires must be between 1 and 604800 seconds")
+    if expires.startswith("-"):
+        raise S3Error(malformed, "X-Amz-Expires must be non-negative")
+    # 0 is a number that has expired by the time it is here.
+    if int(expires) > PRESIGNED_S_MAX:
+        raise S3Error(
+            malformed,
+            "X-Amz-Expires must be less than a week (in seconds); that is, the given X-Amz-Expires"
+            " must be less than 604800 seconds",
+        )
     age_s = (now - _parse_amz_date(query["X-Amz-Date"])).total_seconds()
     if age_s < -SKEW_S_MAX:
         raise S3Error("AccessDenied", "Request is not valid yet")

@@ -7,6 +7,7 @@ import http.client
 import json
 import logging
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -142,6 +143,7 @@ def test_too_many_connections(tmp_path: Path) -> None:
         with connect(door) as one_too_many:
             answer = parse_answer(read_answer(one_too_many))
             assert (answer.status, answer.code) == (503, "SlowDown")
+            assert has_what_every_answer_has(answer)
         held.pop().close()
         until(lambda: door.request("GET", "/").status == 200)
         for connection in held:
@@ -154,12 +156,41 @@ def test_too_many_connections_of_one_client(tmp_path: Path) -> None:
         assert parse_answer(read_answer(second)).code == "SlowDown"
 
 
+def has_what_every_answer_has(answer: Answer) -> bool:
+    headers = {name.lower(): value for name, value in answer.headers.items()}
+    assert re.fullmatch("[0-9A-F]{16}", headers["x-amz-request-id"])
+    assert headers["x-amz-id-2"]
+    assert headers["server"] == "Forebay"
+    assert headers["date"].endswith("GMT")
+    return True
+
+
 def test_every_answer_can_be_found_again(door: Door) -> None:
-    for answer in (door.request("GET", "/"), door.request("GET", "/bucket/missing")):
-        assert len(answer.headers["x-amz-request-id"]) == 16
-        assert answer.headers["x-amz-id-2"]
-        assert answer.headers["Server"] == "Forebay"
-        assert answer.headers["Date"].endswith("GMT")
+    door.request("PUT", "/found")
+    door.request("PUT", "/found/key", body=b"x")
+    etag = door.request("HEAD", "/found/key").headers["ETag"]
+    answers = {
+        200: door.request("GET", "/found/key"),
+        204: door.request("DELETE", "/found/absent"),
+        206: door.request("GET", "/found/key", {"Range": "bytes=0-0"}),
+        304: door.request("GET", "/found/key", {"If-None-Match": etag}),
+        400: door.request("POST", "/found", {"Authorization": "x"}, sign=False),
+        403: door.request("PUT", "/found/key", {"Expect": "100-continue"}, sign=False),
+        404: door.request("HEAD", "/found/absent"),
+        405: door.request("PATCH", "/found/key"),
+        412: door.request("GET", "/found/key", {"If-Match": '"other"'}),
+        416: door.request("GET", "/found/key", {"Range": "bytes=9-"}),
+        501: door.request("GET", "/found?frobnicate"),
+    }
+    for status, answer in answers.items():
+        assert answer.status == status
+        assert has_what_every_answer_has(answer)
+    for wire in (b"no HTTP\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n", b"GET / HTTP/9\r\n\r\n",
+                 b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"a" * 9000 + b"\r\n\r\n",
+                 b"PUT /b/k HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n"):  # fmt: skip
+        answer = parse_answer(door.raw(wire))
+        assert answer.status == 400
+        assert has_what_every_answer_has(answer)
     missing = door.request("GET", "/bucket/missing")
     assert missing.headers["x-amz-request-id"].encode() in missing.body
 

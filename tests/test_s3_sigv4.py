@@ -304,9 +304,21 @@ def test_presigned_urls_from_the_future() -> None:
     assert code_of(presign(), now() - timedelta(seconds=SKEW_S_MAX + 5)) == "AccessDenied"
 
 
-@pytest.mark.parametrize("expires_s", [0, -1, PRESIGNED_S_MAX + 1, 10**12])
+@pytest.mark.parametrize("expires_s", [-1, PRESIGNED_S_MAX + 1, 10**12])
 def test_presigned_lifetimes_that_amazon_refuses(expires_s: int) -> None:
     assert code_of(presign(expires_s=expires_s)) == "AuthorizationQueryParametersError"
+
+
+def test_a_presigned_lifetime_of_nothing() -> None:
+    assert code_of(presign(expires_s=0), now() + timedelta(seconds=1)) == "AccessDenied"
+
+
+def test_a_date_without_a_zone_is_utc() -> None:
+    """As botocore signs it when its caller gives a Date."""
+    wire = sign(headers={"Date": "whatever"})
+    assert wire.headers["Date"].endswith("-0000")
+    assert "X-Amz-Date" not in wire.headers
+    check(wire)
 
 
 def test_the_longest_presigned_lifetime() -> None:
