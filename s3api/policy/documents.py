@@ -117,7 +117,7 @@ def read_identity_policy(text: bytes) -> Policy:
 
 def _read(text: bytes, kind: Literal["bucket", "identity"]) -> Policy:
     try:
-        document = json.loads(text, object_pairs_hook=_object)
+        document = json.loads(text.decode(), object_pairs_hook=_object)
     except (ValueError, RecursionError) as exc:
         if isinstance(exc, MalformedPolicy):
             raise
