@@ -8,6 +8,7 @@ between the nodes of a cluster belong to the cluster.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import chain
 from urllib.parse import urlsplit
 
@@ -16,7 +17,15 @@ import pytest
 from node.config import load
 from node.volumes import existing_volume
 from tests.support import attacks_on_bodies, attacks_on_parsing, attacks_on_signatures
-from tests.support.attacks import BUCKET, KEPT, KEPT_BODY, Attack, fingerprint
+from tests.support.attacks import (
+    BUCKET,
+    KEPT,
+    KEPT_BODY,
+    OTHER_BUCKET,
+    OTHER_USER,
+    Attack,
+    fingerprint,
+)
 from tests.support.node import RunningNode, running_node
 from tests.support.s3 import USER, Door
 
@@ -43,6 +52,9 @@ def door(node: RunningNode) -> Iterator[Door]:
         door = Door(port, volume, key, node.store_dir)
         assert door.request("PUT", f"/{BUCKET}").status == 200
         assert door.request("PUT", KEPT, body=KEPT_BODY).status == 200
+        others = replace(door, key=volume.keys.create(OTHER_USER))
+        assert others.request("PUT", f"/{OTHER_BUCKET}").status == 200
+        assert others.request("PUT", f"/{OTHER_BUCKET}/own", body=b"theirs").status == 200
         yield door
 
 

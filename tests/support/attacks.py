@@ -7,7 +7,7 @@ against one running node. The codes are Amazon's.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from cache.records import InodeId
 from tests.support.s3 import Answer, Door
 
 BUCKET = "attacked"
+OTHER_USER = "mallory"  # has a key, and was granted nothing
+OTHER_BUCKET = "mallorys"  # their own, with an object `own`
 KEPT = f"/{BUCKET}/kept"  # an object that must stay as it is
 SCRATCH = f"/{BUCKET}/scratch"  # where the harmless twins write
 KEPT_BODY = b"this must not change"
@@ -56,6 +58,18 @@ def sent(
 ) -> Shot:
     """A request by the owner of everything; unsigned if sign is False."""
     return lambda door: door.request(method, target, headers, body, sign=sign)
+
+
+def sent_by_another(
+    method: str, target: str, headers: dict[str, str] | None = None, body: bytes = b""
+) -> Shot:
+    """A request that is proven, by a user who may do nothing here."""
+
+    def shoot(door: Door) -> Answer:
+        key = next(key for key in door.volume.keys.list() if key.user == OTHER_USER)
+        return replace(door, key=key).request(method, target, headers, body)
+
+    return shoot
 
 
 # ------------------------------------------------------------------------------- what is touched

@@ -5,7 +5,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tests.support.attacks import BUCKET, KEPT, SCRATCH, Attack, Shot, sent
+from tests.support.attacks import (
+    BUCKET,
+    KEPT,
+    OTHER_BUCKET,
+    SCRATCH,
+    Attack,
+    Shot,
+    sent,
+    sent_by_another,
+)
 from tests.support.s3 import Answer, Door, parse_answer
 
 
@@ -13,6 +22,7 @@ def attacks() -> Iterator[Attack]:
     """All of them."""
     yield from _on_paths()
     yield from _on_copy_sources()
+    yield from _by_another_user()
     yield from _on_framing()
     yield from _on_values()
     yield from _on_headers()
@@ -132,6 +142,27 @@ def _on_copy_sources() -> Iterator[Attack]:
             ((412, "PreconditionFailed"),),
             twin,
         )
+
+
+def _by_another_user() -> Iterator[Attack]:
+    """Copies need a right to read, and one to write."""
+    no = ((403, "AccessDenied"),)
+    own, source = f"/{OTHER_BUCKET}/copy", {"x-amz-copy-source": f"{BUCKET}/kept"}
+    begun = f"{own}?partNumber=1&uploadId=none"
+    twin = sent("PUT", SCRATCH, source)
+    yield Attack("copy source/of somebody else", sent_by_another("PUT", own, source), no, twin)
+    yield Attack(
+        "part's copy source/of somebody else",
+        sent_by_another("PUT", begun, source),
+        (*no, (404, "NoSuchUpload")),
+        twin,
+    )
+    yield Attack(
+        "copy source/into somebody else's bucket",
+        sent_by_another("PUT", SCRATCH, {"x-amz-copy-source": f"{OTHER_BUCKET}/own"}),
+        no,
+        sent_by_another("PUT", own, {"x-amz-copy-source": f"{OTHER_BUCKET}/own"}),
+    )
 
 
 _SOURCES = {

@@ -19,7 +19,7 @@ from botocore.credentials import Credentials
 
 from s3api.sigv4 import STREAMING_SIGNED, STREAMING_UNSIGNED_TRAILER
 from tests.support import s3
-from tests.support.attacks import BUCKET, KEPT, SCRATCH, Attack, Shot, let_in, sent
+from tests.support.attacks import BUCKET, KEPT, SCRATCH, Attack, Shot, let_in, sent, sent_by_another
 from tests.support.s3 import Answer, Door
 
 _STREAMING = {
@@ -78,9 +78,13 @@ def _on_routes() -> Iterator[Attack]:
         no = _refused(method, "SignatureDoesNotMatch")
         yield Attack(f"forged signature/{name}", _forged(method, target), no, twin, let_in)
         yield Attack(f"forged URL/{name}", _forged_url(method, target), no, twin, let_in)
-        # The bucket form of POST is anonymous by itself; what counts there is the form.
         no = _refused(method, "AccessDenied")
         yield Attack(f"anonymous/{name}", sent(method, target, sign=False), no, twin, let_in)
+        if target != "/":  # everybody may list buckets, their own
+            code = ((409, "BucketAlreadyExists"),) if name == "CreateBucket" else no
+            yield Attack(
+                f"another user/{name}", sent_by_another(method, target), code, twin, let_in
+            )
     for name in _CHANGING:
         method, target = routes()[name]
         twin = sent(method, target)
@@ -482,6 +486,14 @@ def _for_existence() -> Iterator[Attack]:
                 sent("GET", target, headers),
                 let_in,
             )
+            if where != "no bucket":  # names of buckets are no secret
+                yield Attack(
+                    f"oracle/{what} of {where}, by another user",
+                    sent_by_another("GET", target, headers),
+                    no,
+                    sent("GET", target, headers),
+                    let_in,
+                )
         for query in ("attributes", "acl", "tagging", "partNumber=99", "versionId=null"):
             yield Attack(
                 f"oracle/?{query} of {where}",
