@@ -208,6 +208,7 @@ class Buckets:
             raise NotPermitted(f"bucket {name} is part of the configuration")
         bucket = self.get(name)
         store = self._stores[bucket.store]
+        self._drop_versions_place(bucket)
         while True:
             with self._index.read() as txn:
                 root = self._empty_root(txn, name)
@@ -223,6 +224,17 @@ class Buckets:
                     bucket_documents.remove(store, bucket)
                     store.delete(name.encode() + b"/")
                     return
+
+    def _drop_versions_place(self, bucket: Bucket) -> None:
+        """The hidden directories of versions that were removed are removed behind these, by the
+        persister: have it done now, unless there are versions."""
+        with self._index.read() as txn:
+            hidden = names.find(txn, bucket.root, names.VERSIONS)
+            if hidden is None or _holds_files(txn, hidden.inode):
+                return
+            waiting = dirty.waiting_in(txn, bucket.root)
+        for entry in waiting:
+            self.persist(namespace.Place(entry.bucket, entry.parent, entry.name))
 
     @staticmethod
     def _empty_root(txn: Txn, name: str) -> Inode:
@@ -292,7 +304,9 @@ class Buckets:
         return found
 
     def mode_of(self, bucket: Bucket, key: bytes) -> WriteMode:
-        """How writes of a key are acknowledged; the longest configured prefix wins."""
+        """How writes of a key are acknowledged; the longest configured prefix wins. A version's
+        are those of its key."""
+        key = key.removeprefix(names.VERSIONS)
         config = self.config(bucket)
         matching = [p for p in config.prefixes if key.startswith(p.prefix.encode())]
         if matching:
@@ -327,6 +341,14 @@ def _recorded(txn: Txn, name: str) -> Bucket:
     if bucket is None:
         raise NoSuchBucket(name)
     return bucket
+
+
+def _holds_files(txn: Txn, directory: int) -> bool:
+    """Whether anything but directories is below a directory."""
+    return any(
+        dentry.kind != Kind.DIRECTORY or _holds_files(txn, dentry.inode)
+        for _, dentry in names.scan(txn, directory)
+    )
 
 
 def _nobody_persists(place: namespace.Place) -> None:

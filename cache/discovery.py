@@ -413,6 +413,10 @@ class Discovery:
     ) -> None:
         inode = self._inode(txn, place, found)
         if old is None:
+            path = namespace.path_of(txn, place.parent, place.name)[1]
+            # Nobody makes directories among the versions: they go with the last of these.
+            among_versions = path.startswith(names.VERSIONS)
+            inode = msgspec.structs.replace(inode, explicit=not among_versions)
             _enter(txn, place.parent, place.name, inode)
             return
         # Where directories are real, every implied one is there too, and says nothing by it.

@@ -5,16 +5,18 @@ Each front end owns one table from these classes to its protocol (`fuse/errors.p
 
     CacheError
     ├── NotFound
-    │   ├── NoSuchBucket  NoSuchKey  NoSuchInode  NoSuchUpload  NoSuchAttribute
+    │   ├── NoSuchBucket  NoSuchVersion  NoSuchInode  NoSuchUpload  NoSuchAttribute
     │   ├── NoSuchUser  NoSuchGroup  NoSuchMasterKey
+    │   └── NoSuchKey
+    │       └── DeleteMarkerFound
     ├── AlreadyExists
     │   ├── BucketExists  NameExists  AttributeExists  UserExists
     ├── NotEmpty
     │   └── BucketNotEmpty
     ├── NotADirectory  IsADirectory  NameTooLong  InvalidName  InvalidKey  CrossesBucket
     ├── NotPermitted
-    │   └── StoreNotCreatable
-    ├── NotSupported
+    │   └── StoreNotCreatable  ObjectLocked
+    ├── NotSupported  VersioningFixed
     ├── TooManyLinks  RenameIntoItself  AttributeTooLarge
     ├── PreconditionFailed
     ├── InvalidPart  InvalidPartOrder  PartTooSmall
@@ -73,6 +75,21 @@ class NoSuchUser(NotFound):
 class NoSuchGroup(NotFound):
     def __init__(self, name: str) -> None:
         super().__init__(f"no such group: {name}")
+
+
+class DeleteMarkerFound(NoSuchKey):
+    """The key has versions, and the newest of them is a delete marker."""
+
+    def __init__(self, key: bytes, version_id: str) -> None:
+        super().__init__(key)
+        self.version_id = version_id
+
+
+class NoSuchVersion(NotFound):
+    def __init__(self, key: bytes, version_id: str) -> None:
+        super().__init__(f"no such version of {key!r}: {version_id}")
+        self.key = key
+        self.version_id = version_id
 
 
 class NoSuchInode(NotFound):
@@ -160,6 +177,14 @@ class NotPermitted(CacheError):
 
 class StoreNotCreatable(NotPermitted):
     """No store is configured to hold new buckets."""
+
+
+class ObjectLocked(NotPermitted):
+    """A version that may not be removed or changed: retention, or a legal hold."""
+
+
+class VersioningFixed(CacheError):
+    """Object lock and versioning that is not enabled exclude each other."""
 
 
 class NotSupported(CacheError):

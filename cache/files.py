@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from cache import names, namespace
+from cache import names, namespace, retention, versions
 from cache.buckets import Buckets
 from cache.config import CacheConfig
 from cache.discovery import Discovery
@@ -42,6 +42,7 @@ from cache.open_files import EMPTY_ETAG, mark_all, through_places
 from cache.persist import Persister, place_of
 from cache.records import (
     ROOT,
+    Bucket,
     Inode,
     InodeFlag,
     Kind,
@@ -50,6 +51,8 @@ from cache.records import (
 )
 from cache.segments import Segments
 from cache.stores.base import Store
+from cache.versioning import Versioning, locking_of
+from cache.versions import Versions, has_versions, is_versioned
 
 LINK_MAX = 65_000
 XATTR_NAME_MAX = 255
@@ -83,6 +86,8 @@ class Files:
         buckets: Buckets,
         discovery: Discovery,
         persister: Persister,
+        keeper: Versions,
+        versioning: Versioning,
         config: CacheConfig,
     ) -> None:
         self._index = index
@@ -90,6 +95,8 @@ class Files:
         self._buckets = buckets
         self._discovery = discovery
         self._persister = persister
+        self._versions = keeper
+        self._versioning = versioning
         self._config = config
         self._held: dict[int, int] = {}
 
@@ -176,6 +183,8 @@ class Files:
             # Beside a directory of the same name, the file is hidden.
             if plain is name and names.find(txn, directory, name + b"/") is not None:
                 continue
+            if namespace.is_reserved(txn, directory, plain):
+                continue
             found.append((plain, namespace.get(txn, dentry.inode)))
         return found
 
@@ -238,6 +247,7 @@ class Files:
                 listed_ns=time.time_ns() if kind == Kind.DIRECTORY else 0,
             )
             inode = namespace.enter(txn, parent, place.name, inode)
+            inode = self._versions.renew(txn, self._bucket(txn, place), place, inode)
             self._mark(txn, place)
             return inode
 
@@ -288,8 +298,13 @@ class Files:
             if inode.is_dir:
                 raise IsADirectory(repr(name))
             place = self._place(txn, parent, dentry_name)
-            namespace.leave(txn, parent, dentry_name, inode)
-            self._mark(txn, place, former=inode)
+            bucket = self._bucket(txn, place)
+            if is_versioned(bucket) and has_versions(inode):
+                key = namespace.path_of(txn, parent, dentry_name)[1]
+                self._versions.cover(txn, bucket, place, key)
+            else:
+                namespace.leave(txn, parent, dentry_name, inode)
+                self._mark(txn, place, former=inode)
             self._keep_directory(txn, parent)
 
         self._index.commit(change, grows=False)
@@ -353,6 +368,7 @@ class Files:
             if source.is_dir:
                 _check_not_below(txn, source.id, new_parent)
                 self._check_same_modes(txn, old, new)
+                self._check_without_versions(txn, old, new)
             target = namespace.lookup(txn, new_parent, new_name)
             if exchange:
                 if target is None:
@@ -397,6 +413,18 @@ class Files:
         ):
             raise CrossesBucket("a directory stays among persisted keys, or among transient ones")
 
+    def _check_without_versions(self, txn: Txn, *places: Place) -> None:
+        """CrossesBucket for a directory that has, or would come upon, versions of keys in it: they
+        belong to the keys and stay, so that what moves must be copied and deleted one by one."""
+        for place in places:
+            bucket = self._bucket(txn, place)
+            _, path = namespace.path_of(txn, place.parent, place.name)
+            if locking_of(bucket) is not None or (
+                is_versioned(bucket)
+                and versions.directory_of(txn, place.bucket, path + b"name") is not None
+            ):
+                raise CrossesBucket("keys in the directory have versions")
+
     def _displace(self, txn: Txn, source: Inode, place: Place, target: Inode) -> None:
         if target.is_dir:
             if not source.is_dir:
@@ -405,16 +433,16 @@ class Files:
                 raise NotEmpty(repr(place.name))
         elif source.is_dir:
             raise NotADirectory(repr(place.name))
-        namespace.leave(txn, place.parent, place.name, target)
+        self._versions.make_way(txn, self._bucket(txn, place), place, target)
         self._mark(txn, place, former=target)
 
     def _move(self, txn: Txn, inode: Inode, old: Place, new: Place) -> None:
         inode = namespace.get(txn, inode.id)
-        primary = (inode.parent, inode.name) == (old.parent, old.name)
-        namespace.detach(txn, old.parent, old.name, inode)
-        inode = namespace.attach(txn, new.parent, new.name, inode, primary=primary)
-        if primary:
-            inode = namespace.moved(txn, inode, old, new)
+        bucket = self._bucket(txn, old)
+        _check_movable(txn, inode)
+        inode = namespace.move(txn, inode, old, new)
+        inode = self._versions.renew(txn, bucket, new, inode)
+        self._versions.left_behind(txn, bucket, old)
         self._mark(txn, old, former=inode)
         self._mark(txn, new, inode.size if inode.kind == Kind.FILE else 0)
 
@@ -433,6 +461,11 @@ class Files:
                 raise NameExists(f"{to.name!r} is taken by a hidden object")
         primary_one = (one.parent, one.name) == (first.parent, first.name)
         primary_other = (other.parent, other.name) == (second.parent, second.name)
+        bucket = self._bucket(txn, first)
+        for place, inode in ((first, one), (second, other)):
+            _check_movable(txn, inode)
+            if inode.is_dir:
+                self._check_without_versions(txn, place, to_first, to_second)
         namespace.detach(txn, first.parent, first.name, one)
         namespace.detach(txn, second.parent, second.name, other)
         one = namespace.attach(
@@ -446,9 +479,13 @@ class Files:
             primary=primary_other,
         )
         if primary_one:
-            namespace.moved(txn, one, first, to_second)
+            one = namespace.moved(txn, one, first, to_second)
         if primary_other:
-            namespace.moved(txn, other, second, to_first)
+            other = namespace.moved(txn, other, second, to_first)
+        self._versions.renew(txn, bucket, to_second, one)
+        self._versions.renew(txn, bucket, to_first, other)
+        for place in {first, second} - {to_first, to_second}:
+            self._versions.left_behind(txn, bucket, place)
         for place in {first, second, to_first, to_second}:
             self._mark(txn, place)
 
@@ -572,6 +609,7 @@ class Files:
         """Before a name is made or removed: what the store has there must be known."""
         if not self._is_known(directory):
             self._discovery.learn_directory(directory)
+        self._versioning.prepare(directory)
 
     def _is_known(self, directory: int) -> bool:
         with self._index.read() as txn:
@@ -602,9 +640,14 @@ class Files:
     def _place(self, txn: Txn, parent: int, name: bytes) -> Place:
         if parent == ROOT:
             raise NotPermitted("the root holds buckets only")
+        if namespace.is_reserved(txn, parent, name.removesuffix(b"/")):
+            raise InvalidName(f"{name!r} is reserved")
         root = namespace.bucket_of(txn, parent)
         self._buckets.check_writable(self._buckets.of_root(txn, root))
         return Place(root, parent, name)
+
+    def _bucket(self, txn: Txn, place: Place) -> Bucket:
+        return self._buckets.of_root(txn, place.bucket)
 
     def _mark(self, txn: Txn, place: Place, size: int = 0, former: Inode | None = None) -> None:
         _, key = namespace.path_of(txn, place.parent, place.name)
@@ -644,6 +687,11 @@ def _check_not_below(txn: Txn, directory: int, place: int) -> None:
         if place == directory:
             raise RenameIntoItself(f"inode {directory}")
         place = namespace.get(txn, place).parent
+
+
+def _check_movable(txn: Txn, inode: Inode) -> None:
+    """ObjectLocked for a version that must stay where it is."""
+    retention.check_removable(namespace.object_attributes(txn, inode), bypass=False)
 
 
 def _inherited_mode(directory: Inode, kind: Kind, mode: int) -> int:

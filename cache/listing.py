@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 from cache import names, namespace
 from cache.discovery import Discovery
 from cache.index import Index, Txn
-from cache.records import Inode, Kind
+from cache.records import ROOT, Inode, Kind
 
 T = TypeVar("T")
 _AFTER_ALL = b"\xff" * 1024
@@ -38,7 +38,7 @@ class Listing(Generic[T]):
     last: bytes  # the key or common prefix after which the next page begins
 
 
-class _Unknown(Exception):
+class Unknown(Exception):
     """The walk came to a directory that must be learned first."""
 
     def __init__(self, directory: int) -> None:
@@ -64,7 +64,7 @@ class Lister:
         """See Objects.list. StoreUnavailable when a directory is unknown and stays so."""
         entries: list[T | CommonPrefix] = []
         last = after
-        walk = _Walk(self._discovery, directories)
+        walk = Walk(self._discovery, directories)
         while True:
             try:
                 with self._index.read() as txn:
@@ -76,12 +76,12 @@ class Lister:
                         )
                         last = key
                 return Listing(entries, truncated=False, last=last)
-            except _Unknown as unknown:
+            except Unknown as unknown:
                 self._discovery.learn_directory(unknown.directory)
                 walk.learned.add(unknown.directory)
 
 
-class _Walk:
+class Walk:
     """One listing's way over the tree. What it had to learn counts as known to its end: else a
     bucket that is revalidated `always` would be stale again before the last directory came."""
 
@@ -120,8 +120,8 @@ class _Walk:
     ) -> Iterator[tuple[bytes, Inode | None]]:
         base = prefix[: prefix.rfind(b"/") + 1]
         partial = prefix[len(base) :]
-        directory = self._descend(txn, root, base)
-        if directory is None:
+        directory = self.descend(txn, root, base)
+        if directory is None or base.startswith(names.VERSIONS):
             return
         if after.startswith(base):
             relative = after[len(base) :]
@@ -130,28 +130,28 @@ class _Walk:
         else:
             relative = b""
         inode = namespace.get(txn, directory)
-        if base and not partial and after < base and self._shows(inode):
+        if base and not partial and after < base and self.shows(inode):
             yield base, inode
-        yield from self._walk(txn, inode, base, relative, partial, delimited)
+        yield from self.walk(txn, inode, base, relative, partial, delimited)
 
-    def _shows(self, directory: Inode) -> bool:
+    def shows(self, directory: Inode) -> bool:
         return directory.explicit or self._directories
 
-    def _descend(self, txn: Txn, root: int, base: bytes) -> int | None:
+    def descend(self, txn: Txn, root: int, base: bytes) -> int | None:
         directory = root
         for name in base.split(b"/")[:-1]:
             dentry = names.find(txn, directory, name + b"/")
             if dentry is None:
-                self._require_known(txn, namespace.get(txn, directory))
+                self.require_known(txn, namespace.get(txn, directory))
                 return None
             directory = dentry.inode
         return directory
 
-    def _require_known(self, txn: Txn, directory: Inode) -> None:
+    def require_known(self, txn: Txn, directory: Inode) -> None:
         if directory.id not in self.learned and not self._discovery.is_known(txn, directory):
-            raise _Unknown(directory.id)
+            raise Unknown(directory.id)
 
-    def _walk(
+    def walk(
         self,
         txn: Txn,
         directory: Inode,
@@ -162,7 +162,7 @@ class _Walk:
     ) -> Iterator[tuple[bytes, Inode | None]]:
         """Names of one directory that begin with `partial`, and what is below them, from behind
         `after` (relative to it)."""
-        self._require_known(txn, directory)
+        self.require_known(txn, directory)
         component, slash, rest = after.partition(b"/")
         first = component + slash
         for name, dentry in names.scan(txn, directory.id, max(partial, first)):
@@ -173,14 +173,16 @@ class _Walk:
                     yield path + name, namespace.get(txn, dentry.inode)
                 continue
             inside = bool(slash) and name == first
+            if name == names.VERSIONS and directory.parent == ROOT:
+                continue
             if delimited:
                 if not inside:
                     yield path + name, None
                 continue
             inode = namespace.get(txn, dentry.inode)
-            if not inside and self._shows(inode):
+            if not inside and self.shows(inode):
                 yield path + name, inode
-            yield from self._walk(txn, inode, path + name, rest if inside else b"", b"", delimited)
+            yield from self.walk(txn, inode, path + name, rest if inside else b"", b"", delimited)
 
 
 def _behind_group(after: bytes, prefix: bytes, delimiter: bytes) -> bytes:

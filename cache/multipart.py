@@ -44,6 +44,7 @@ from cache.records import (
 )
 from cache.stores.base import PartUpload, StoredObject
 from cache.uploading import uploaded_attributes
+from cache.versions import is_versioned
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +99,8 @@ class Uploads:
         self._buckets.check_writable(record)
         token = ""
         place = b""
-        if self._passes_through(bucket, key):
+        # Of a versioned bucket the store has the version that is to be replaced, too.
+        if self._passes_through(bucket, key) and not is_versioned(record):
             place = self._stored_key(record.root, key)
             parts = self._buckets.store(record).begin_parts(place, uploaded_attributes(attributes))
             token = parts.token
@@ -339,6 +341,9 @@ class Uploads:
             with self._index.read() as txn:
                 self._check(txn, upload, parts)
             self._publisher.confirm(new, place)
+            if self._publisher.keeps_versions(new.bucket):  # since the upload was begun
+                self._persister.part_with(place)
+                new = self._publisher.numbered(new)
             stored = self._resume(upload).commit(
                 [(part.number, part.store_tag) for part in parts],
                 uploaded_attributes(new.attributes, new.etag),

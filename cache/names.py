@@ -18,6 +18,9 @@ from cache.index import Table, Txn
 from cache.records import Dentry, pack, unpack
 
 CHUNK = 480
+VERSIONS = b".forebay-versions/"
+"""The directory, at the top of a bucket, of what is neither a key nor seen on the mount: versions
+that are not current (cache/versions.py)."""
 CONTINUATION = 0
 """Kind of a dentry that leads to a continuation node instead of an inode."""
 

@@ -32,6 +32,7 @@ from cache.records import (
 
 NO_ATTRIBUTES = ObjectAttributes()
 KEY_MAX = 1024
+_RESERVED = names.VERSIONS[:-1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +126,8 @@ def forget_checksums(txn: Txn, inode: Inode) -> Inode:
 def lookup(txn: Txn, parent: int, name: bytes) -> tuple[bytes, Inode] | None:
     """What the mount shows under a name (given without `/`), with its dentry name: the directory
     where both exist."""
+    if is_reserved(txn, parent, name):
+        return None
     for dentry_name in (name + b"/", name):
         dentry = names.find(txn, parent, dentry_name)
         if dentry is not None:
@@ -132,10 +135,17 @@ def lookup(txn: Txn, parent: int, name: bytes) -> tuple[bytes, Inode] | None:
     return None
 
 
+def is_reserved(txn: Txn, parent: int, name: bytes) -> bool:
+    """Whether a name (given without `/`) is a bucket's own, and none of its files'."""
+    return name == _RESERVED and get(txn, parent).parent == ROOT
+
+
 def check_key(key: bytes) -> None:
-    """InvalidKey unless S3 allows the key."""
+    """InvalidKey unless S3 allows the key, and it is not one of ours."""
     if not 0 < len(key) <= KEY_MAX:
         raise InvalidKey(f"a key has 1 to {KEY_MAX} bytes, this one {len(key)}")
+    if key.startswith(_RESERVED) and key[len(_RESERVED) : len(names.VERSIONS)] in (b"", b"/"):
+        raise InvalidKey(f"{names.VERSIONS!r} is reserved")
 
 
 def resolve(txn: Txn, root: int, key: bytes) -> Inode | None:
@@ -345,6 +355,15 @@ def attach(txn: Txn, parent: int, name: bytes, inode: Inode, *, primary: bool) -
     announce(txn, parent, name)
     txn.changes.append(Change(0, b"", inode.id))
     return inode
+
+
+def move(txn: Txn, inode: Inode, old: Place, new: Place) -> Inode:
+    """Rename: one name of an inode, which may be the one that leads to its bytes in the store.
+    The caller queues both places."""
+    primary = (inode.parent, inode.name) == (old.parent, old.name)
+    detach(txn, old.parent, old.name, inode)
+    inode = attach(txn, new.parent, new.name, inode, primary=primary)
+    return moved(txn, inode, old, new) if primary else inode
 
 
 def links(txn: Txn, inode: Inode) -> list[tuple[int, bytes]]:

@@ -7,17 +7,21 @@ thread-safe; a writer belongs to one thread at a time.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import logging
 from collections.abc import Callable
 
 from cache import contents as bytes_of
-from cache import extents, names, namespace
+from cache import extents, names, namespace, versions
 from cache.admission import Admission
 from cache.buckets import Buckets
 from cache.contents import Contents, Snapshot
 from cache.discovery import Discovery
 from cache.errors import (
+    DeleteMarkerFound,
     NoSuchKey,
+    NoSuchVersion,
     StaleContent,
     StoreUnavailable,
 )
@@ -26,7 +30,15 @@ from cache.listing import Lister, Listing
 from cache.namespace import Place
 from cache.open_files import mark_all, through_places
 from cache.persist import Persister
-from cache.publishing import Check, Object, Publication, Publisher, check_size, find
+from cache.publishing import (
+    Check,
+    Object,
+    Publication,
+    Publisher,
+    check_size,
+    find,
+    find_version,
+)
 from cache.records import (
     Bucket,
     Inode,
@@ -37,9 +49,14 @@ from cache.records import (
 )
 from cache.stores.base import Upload
 from cache.uploading import uploaded_attributes
+from cache.version_listing import VersionLister, VersionListing
+from cache.versioning import Versioning
+from cache.versions import Deleted, is_versioned
 from cache.writers import ObjectWriter, Target
 
 log = logging.getLogger(__name__)
+
+_LOOKS_MAX = 10
 
 
 class Objects:
@@ -52,6 +69,7 @@ class Objects:
         persister: Persister,
         admission: Admission,
         publisher: Publisher,
+        versioning: Versioning,
     ) -> None:
         self._index = index
         self._contents = contents
@@ -60,12 +78,18 @@ class Objects:
         self._persister = persister
         self._admission = admission
         self._publisher = publisher
+        self._versioning = versioning
         self._lister = Lister(index, discovery)
+        self._version_lister = VersionLister(index, discovery)
 
     # ------------------------------------------------------------------ reading
 
-    def get(self, bucket: str, key: bytes) -> Object:
-        """NoSuchBucket, NoSuchKey; StoreUnavailable when only the store would know."""
+    def get(self, bucket: str, key: bytes, version_id: str | None = None) -> Object:
+        """The current version, or the one of this id, which may be a delete marker. NoSuchBucket,
+        NoSuchKey (DeleteMarkerFound), NoSuchVersion; StoreUnavailable when only the store would
+        know."""
+        if version_id is not None:
+            return self._get_version(bucket, key, version_id)
         found = self.get_now(bucket, key)
         if found is None:
             found = self._ask(self._buckets.get(bucket), key)
@@ -85,8 +109,37 @@ class Objects:
         if not self._settled(txn, record, key, found):
             return None
         if found is None:
-            raise NoSuchKey(key)
+            raise self._missing(txn, record, key)
         return found
+
+    @staticmethod
+    def _missing(txn: Txn, bucket: Bucket, key: bytes) -> NoSuchKey:
+        """What is to be raised for a key that leads to nothing."""
+        if is_versioned(bucket):
+            newest = next(versions.others(txn, bucket.root, key), None)
+            if newest is not None and newest.leaf.is_marker:
+                return DeleteMarkerFound(key, newest.leaf.version_id)
+        return NoSuchKey(key)
+
+    def _get_version(self, bucket: str, key: bytes, version_id: str) -> Object:
+        namespace.check_key(key)
+        record = self._buckets.get(bucket)
+        with contextlib.suppress(NoSuchKey):
+            # Which version the current one is, only the store may know.
+            current = self.get(bucket, key)
+            if (current.attributes.version_id or versions.NULL) == version_id:
+                return dataclasses.replace(current, version_id=version_id)
+        if is_versioned(record):
+            self._versioning.learn(record, key)
+            for _ in range(_LOOKS_MAX):
+                with self._index.read() as txn:
+                    found = find_version(txn, self._buckets.find(txn, bucket), key, version_id)
+                if found is None:
+                    break
+                if not found.inode.flags & InodeFlag.UNSEEN:
+                    return found
+                self._discovery.see([found.inode])
+        raise NoSuchVersion(key, version_id)
 
     def open_now(self, bucket: str, key: bytes) -> tuple[Object, Snapshot] | None:
         """As open, from the index alone and without blocking; None when it cannot be."""
@@ -99,10 +152,12 @@ class Objects:
             except FileNotFoundError:
                 return None  # a segment was reclaimed just now: the patient way looks again
 
-    def open(self, bucket: str, key: bytes) -> tuple[Object, Snapshot]:
+    def open(
+        self, bucket: str, key: bytes, version_id: str | None = None
+    ) -> tuple[Object, Snapshot]:
         """As get, with the bytes as of now. Close the snapshot."""
         while True:
-            found = self.get(bucket, key)
+            found = self.get(bucket, key, version_id)
             snapshot = self._contents.open(found.inode.id)
             # Replaced and reaped, or rewritten through the mount, between the two looks: again.
             if snapshot is None:
@@ -136,8 +191,8 @@ class Objects:
             log.warning("store of %s does not answer: serving what is known", bucket.name)
         with self._index.read() as txn:
             found = find(txn, bucket, key)
-        if found is None:
-            raise NoSuchKey(key)
+            if found is None:
+                raise self._missing(txn, bucket, key)
         self._discovery.checked(found.inode.id)
         return found
 
@@ -175,6 +230,29 @@ class Objects:
             directories=directories,
         )
 
+    def list_versions(
+        self,
+        bucket: str,
+        *,
+        prefix: bytes = b"",
+        delimiter: bytes = b"",
+        after: bytes = b"",
+        after_version: str | None = None,
+        limit: int = 1000,
+        directories: bool = False,
+    ) -> VersionListing:
+        """All versions and delete markers, by key, newest first; at most `limit` of them and
+        common prefixes. Of `after` itself only those that follow after_version."""
+        return self._version_lister.list(
+            self._buckets.get(bucket),
+            prefix=prefix,
+            delimiter=delimiter,
+            after=after,
+            after_version=after_version,
+            limit=limit,
+            directories=directories,
+        )
+
     # ------------------------------------------------------------------ writing
 
     def writer(
@@ -191,18 +269,20 @@ class Objects:
         check_size(key, size_bytes or 0)
         record = self._writable(bucket)
         mode = self._buckets.mode_of(record, key)
-        if mode in (WriteMode.WRITE_BACK, WriteMode.TRANSIENT):
+        passes_through = mode in (WriteMode.WRITE_THROUGH, WriteMode.WRITE_AROUND)
+        # Of a versioned bucket the store has the version that is to be replaced, too: that moves
+        # first, and then the whole body goes there.
+        passes_through = passes_through and not is_versioned(record)
+        if not passes_through:
             self._admission.admit()
         staged = (
             None
-            if mode == WriteMode.WRITE_AROUND
-            else self._contents.stage(
-                size_bytes, stream="fill" if mode == WriteMode.WRITE_THROUGH else "dirty"
-            )
+            if mode == WriteMode.WRITE_AROUND and passes_through
+            else self._contents.stage(size_bytes, stream="fill" if passes_through else "dirty")
         )
         store_key = b""
         upload: Upload | None = None
-        if mode in (WriteMode.WRITE_THROUGH, WriteMode.WRITE_AROUND) and not key.endswith(b"/"):
+        if passes_through and not key.endswith(b"/"):
             store_key = self._store_key(record, key)
             store = self._buckets.store(record)
             upload = store.begin_upload(store_key, size_bytes, uploaded_attributes(attributes))
@@ -223,14 +303,18 @@ class Objects:
 
     def precheck(self, bucket: Bucket, key: bytes, check: Check | None) -> None:
         """Evaluate a condition before the store is changed; asks the store about a key that the
-        index does not know."""
-        if check is None:
+        index does not know, and about versions that matter to the next one."""
+        keeps_versions = is_versioned(bucket) and not key.endswith(b"/")
+        if check is None and not keeps_versions:
             return
         try:
             found: Object | None = self.get(bucket.name, key)
         except NoSuchKey:
             found = None
-        check(found)
+        if check is not None:
+            check(found)
+        if keeps_versions:
+            self._versioning.learn(bucket, key)
 
     def copy(
         self,
@@ -300,60 +384,128 @@ class Objects:
             writer.abort()
 
     def change_attributes(
-        self, bucket: str, key: bytes, change_of: Callable[[Object], ObjectAttributes]
+        self,
+        bucket: str,
+        key: bytes,
+        change_of: Callable[[Object], ObjectAttributes],
+        *,
+        version_id: str | None = None,
     ) -> Object:
-        """Give an object other attributes (tags, ACL …); its bytes, ETag and time stay.
+        """Give an object, or one version of it, other attributes (tags, ACL …); its bytes, ETag
+        and time stay.
 
         change_of is called inside the commit with the object as it is there; what it raises is
-        raised. NoSuchKey. Acknowledged as a write of the key is: write_through waits for the store.
-        """
+        raised. NoSuchKey, NoSuchVersion. Acknowledged as a write of the key is: write_through waits
+        for the store."""
         record = self._writable(bucket)
-        self.get(bucket, key)  # learned from the store, if only that knows it
+        self.get(bucket, key, version_id)  # learned from the store, if only that knows it
 
         def change(txn: Txn) -> Object:
-            found = find(txn, record, key)
-            if found is None:
-                raise NoSuchKey(key)
+            current = self._publisher.present(txn, record)
+            if version_id is None:
+                found = find(txn, current, key)
+                if found is None:
+                    raise NoSuchKey(key)
+            else:
+                found = find_version(txn, current, key, version_id)
+                if found is None:
+                    raise NoSuchVersion(key, version_id)
             attributes = change_of(found)
             inode = namespace.put_object_attributes(txn, found.inode, attributes)
             revision = inode.attributes_revision + 1
             inode = namespace.update(txn, inode, attributes_revision=revision)
             mark_all(txn, self._buckets, inode)
-            return Object(bucket, key, inode, attributes)
+            return dataclasses.replace(found, inode=inode, attributes=attributes)
 
         changed = self._index.commit(change)
         for place in through_places(self._index, self._buckets, changed.inode):
             self._persister.persist(place)
         return changed
 
-    def delete(self, bucket: str, key: bytes, check: Check | None = None) -> None:
-        """Remove a key; one that does not exist is no error. write_through: gone from the store
-        too; if that fails the key is gone here, queued, and the store's error is raised."""
+    def delete(
+        self,
+        bucket: str,
+        key: bytes,
+        check: Check | None = None,
+        *,
+        version_id: str | None = None,
+        bypass: bool = False,
+    ) -> Deleted:
+        """Remove a key, which in a versioned bucket leaves a delete marker; or one version of it
+        for good. What does not exist is no error. write_through: gone from the store too; if that
+        fails the key is gone here, queued, and the store's error is raised.
+
+        check: of the current version, or of the one of this id. bypass: also what object lock's
+        GOVERNANCE retains. ObjectLocked; NoSuchVersion for an id in a bucket never versioned."""
         namespace.check_key(key)
         record = self._writable(bucket)
         mode = self._buckets.mode_of(record, key)
-        self.precheck(record, key, check)
+        self.precheck(record, key, check if version_id is None else None)
 
-        def change(txn: Txn) -> Place | None:
+        def change(txn: Txn) -> Deleted:
+            current = self._publisher.present(txn, record)
+            keeps_versions = is_versioned(current) and not key.endswith(b"/")
+            if keeps_versions and version_id is not None:
+                return self._delete_version(txn, current, key, version_id, check, bypass)
+            if version_id not in (None, versions.NULL):
+                raise NoSuchVersion(key, str(version_id))
             if check is not None:
-                check(find(txn, record, key))
-            place = namespace.locate(txn, record.root, key)
-            dentry = None if place is None else names.find(txn, place.parent, place.name)
-            if place is None or dentry is None:
-                return self._delete_unknown(txn, record, key)
-            inode = namespace.get(txn, dentry.inode)
-            if inode.is_dir:
-                self._delete_marker(txn, place, inode)
-            else:
-                namespace.leave(txn, place.parent, place.name, inode)
-                if inode.stored is not None or mode != WriteMode.TRANSIENT:
-                    namespace.mark(txn, place, 0, former=inode)
-                namespace.prune(txn, record.root, place.parent)
-            return place
+                check(find(txn, current, key))
+            if keeps_versions:
+                place = namespace.locate(txn, current.root, key)
+                covered = self._publisher.versions.cover(txn, current, place, key)
+                if place is not None:
+                    namespace.prune(txn, place.bucket, place.parent)
+                return covered
+            place = self._delete_in(txn, current, key, mode)
+            return Deleted(version_id, places=() if place is None else (place,))
 
-        place = self._index.commit(change, grows=False)
-        if place is not None and mode in (WriteMode.WRITE_THROUGH, WriteMode.WRITE_AROUND):
-            self._persister.persist(place)
+        grows = is_versioned(record) and version_id is None  # by a delete marker
+        deleted = self._index.commit(change, grows=grows)
+        if mode in (WriteMode.WRITE_THROUGH, WriteMode.WRITE_AROUND):
+            for place in deleted.places:
+                self._persister.persist(place)
+        return deleted
+
+    def _delete_version(
+        self,
+        txn: Txn,
+        bucket: Bucket,
+        key: bytes,
+        version_id: str,
+        check: Check | None,
+        bypass: bool,
+    ) -> Deleted:
+        found = find_version(txn, bucket, key, version_id)
+        if check is not None:
+            check(found)
+        if found is None:
+            return Deleted(version_id)
+        other = versions.find_other(txn, bucket.root, key, version_id)
+        if other is not None and other.inode == found.inode.id:
+            places = self._publisher.versions.remove_other(txn, bucket, key, other, bypass=bypass)
+            return Deleted(version_id, found.is_marker, places)
+        place = namespace.locate(txn, bucket.root, key)
+        assert place is not None
+        places = self._publisher.versions.remove_current(txn, bucket, place, key, bypass=bypass)
+        return Deleted(version_id, False, places)
+
+    def _delete_in(self, txn: Txn, bucket: Bucket, key: bytes, mode: WriteMode) -> Place | None:
+        """Remove a key of a bucket that never was versioned, or a directory's marker; the name
+        that changed."""
+        place = namespace.locate(txn, bucket.root, key)
+        dentry = None if place is None else names.find(txn, place.parent, place.name)
+        if place is None or dentry is None:
+            return self._delete_unknown(txn, bucket, key)
+        inode = namespace.get(txn, dentry.inode)
+        if inode.is_dir:
+            self._delete_marker(txn, place, inode)
+        else:
+            namespace.leave(txn, place.parent, place.name, inode)
+            if inode.stored is not None or mode != WriteMode.TRANSIENT:
+                namespace.mark(txn, place, 0, former=inode)
+            namespace.prune(txn, bucket.root, place.parent)
+        return place
 
     def _delete_unknown(self, txn: Txn, bucket: Bucket, key: bytes) -> Place | None:
         """A key the index does not have may be in the store if nobody ever looked."""

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from cache import dirty, extents, namespace
+from cache import dirty, extents, namespace, retention
 from cache.admission import Admission
 from cache.buckets import Buckets
 from cache.contents import INLINE_MAX, Contents, FileRange, Snapshot
@@ -64,7 +64,7 @@ class OpenFiles:
 
     def open(self, inode: int, *, write: bool) -> OpenFile:
         """The inode's OpenFile, counted; release() it once for each open. NoSuchInode,
-        IsADirectory, NotPermitted in a read-only bucket, SealedContent."""
+        IsADirectory, NotPermitted in a read-only bucket, ObjectLocked, SealedContent."""
         # Looked up under the lock: else its last user may publish and close in between, and this
         # one would go on with what the file was before.
         with self._lock, self.index.read() as txn:
@@ -78,6 +78,8 @@ class OpenFiles:
             if write and record.nlink:
                 root = namespace.bucket_of(txn, record.parent)
                 self.buckets.check_writable(self.buckets.of_root(txn, root))
+                attributes = namespace.object_attributes(txn, record)
+                retention.check_removable(attributes, bypass=False)
             found = self._open.get(inode)
             if found is None:
                 inline = txn.get(Table.INLINE, namespace.key_bytes(inode))
@@ -363,7 +365,7 @@ class OpenFile:
 
     def _publish_cut(self, size: int) -> None:
         def change(txn: Txn) -> None:
-            inode = namespace.forget_checksums(txn, namespace.get(txn, self.inode_id))
+            inode = _changing(txn, self.inode_id)
             extents.punch(txn, inode.id, size, max(size, inode.size))
             # At once: an S3 client may read between this and the publication that follows.
             state = hashlib.md5(f"{inode.etag} {size}".encode(), usedforsecurity=False)
@@ -418,7 +420,7 @@ class OpenFile:
         return extent._replace(stored_length=reservation.written, checksum=reservation.checksum)
 
     def _publish_in(self, txn: Txn, final: list[Extent]) -> Inode:
-        inode = namespace.forget_checksums(txn, namespace.get(txn, self.inode_id))
+        inode = _changing(txn, self.inode_id)
         revision = inode.revision + 1
         key = namespace.key_bytes(inode.id)
         flags = InodeFlag(inode.flags) & ~InodeFlag.INLINE
@@ -485,6 +487,14 @@ class OpenFile:
     def release(self) -> None:
         """One open less; see OpenFiles.release."""
         self._shared.release(self)
+
+
+def _changing(txn: Txn, inode_id: int) -> Inode:
+    """The inode whose bytes are about to change. ObjectLocked: it may have been since it was
+    opened."""
+    inode = namespace.get(txn, inode_id)
+    retention.check_removable(namespace.object_attributes(txn, inode), bypass=False)
+    return namespace.forget_checksums(txn, inode)
 
 
 def mark_all(txn: Txn, buckets: Buckets, inode: Inode) -> None:

@@ -170,6 +170,15 @@ class Persister:
 
         self._keeper.keep_here(inode, mark)
 
+    def part_with(self, place: Place) -> None:
+        """Have the bytes of what the place leads to here: the store is about to lose them. Under
+        the locks of its key (claiming). StoreUnavailable."""
+        inode = self._comparison.look(place).inode
+        if inode is None or inode.is_dir or inode.stored is None:
+            return
+        if (inode.stored.parent, inode.stored.name) == (place.parent, place.name):
+            self._keeper.keep_here(inode)
+
     def _bring_home(self, inode_id: int, waiting: frozenset[int]) -> None:
         """Persist an inode that is away under its present name, so that its old place is free.
         waiting: inodes whose own move waits for this one."""

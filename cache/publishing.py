@@ -7,19 +7,21 @@ the store is noted in the persist queue, so that a crash between the two leaves 
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import msgspec
 
-from cache import dirty, encryption, names, namespace
+from cache import dirty, encryption, names, namespace, versions
 from cache.config import CacheConfig
 from cache.errors import NoSuchBucket, NotSupported, StoreUnavailable
 from cache.index import Index, Table, Txn
 from cache.namespace import Place
 from cache.records import Bucket, Inode, InodeFlag, Kind, ObjectAttributes, Stored
 from cache.stores.base import StoredObject
+from cache.versions import NULL, Versions
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,9 @@ class Object:
     key: bytes
     inode: Inode
     attributes: ObjectAttributes
+
+    version_id: str | None = None  # None in a bucket that never was versioned
+    is_marker: bool = False  # a delete marker: only to be had by its version id
 
     @property
     def size(self) -> int:
@@ -57,7 +62,29 @@ def find(txn: Txn, bucket: Bucket, key: bytes) -> Object | None:
     inode = namespace.resolve(txn, bucket.root, key)
     if inode is None or inode.kind not in (Kind.FILE, Kind.DIRECTORY, Kind.SYMLINK):
         return None
-    return Object(bucket.name, key, inode, namespace.object_attributes(txn, inode))
+    attributes = namespace.object_attributes(txn, inode)
+    version_id = shown_id(bucket, key, attributes)
+    return Object(bucket.name, key, inode, attributes, version_id)
+
+
+def find_version(txn: Txn, bucket: Bucket, key: bytes, version_id: str) -> Object | None:
+    """What the index knows of a version of a key, which may be a delete marker."""
+    current = find(txn, bucket, key)
+    if current is not None and (current.attributes.version_id or NULL) == version_id:
+        return dataclasses.replace(current, version_id=version_id)
+    found = versions.find_other(txn, bucket.root, key, version_id)
+    if found is None:
+        return None
+    inode = namespace.get(txn, found.inode)
+    attributes = namespace.object_attributes(txn, inode)
+    return Object(bucket.name, key, inode, attributes, version_id, found.leaf.is_marker)
+
+
+def shown_id(bucket: Bucket, key: bytes, attributes: ObjectAttributes) -> str | None:
+    """The version id that clients see of a current version."""
+    if not versions.is_versioned(bucket) or key.endswith(b"/"):
+        return None
+    return attributes.version_id or NULL
 
 
 def check_size(key: bytes, size: int) -> None:
@@ -78,11 +105,13 @@ class Publication:
     attributes: ObjectAttributes
     check: Check | None
     persist: bool  # False in a transient place: the store never learns of it
+    version_id: str = ""  # that the store was told already
 
 
 class Publisher:
-    def __init__(self, index: Index, config: CacheConfig) -> None:
+    def __init__(self, index: Index, keeper: Versions, config: CacheConfig) -> None:
         self.index = index
+        self.versions = keeper
         self._config = config
 
     def intend(self, bucket: Bucket, key: bytes) -> Place:
@@ -106,12 +135,32 @@ class Publisher:
         if not noted and self.intend(new.bucket, new.key) != place:
             raise StoreUnavailable(f"a directory above {new.key!r} was renamed meanwhile")
 
-    def make_place(self, txn: Txn, bucket: Bucket, key: bytes) -> Place:
-        """Where the key's dentry is, directories made where they are missing. NoSuchBucket if the
-        bucket was removed since it was looked up."""
+    @staticmethod
+    def present(txn: Txn, bucket: Bucket) -> Bucket:
+        """The bucket as it is now. NoSuchBucket if it was removed since it was looked up."""
         present = txn.record(Table.BUCKETS, bucket.name.encode(), Bucket)
         if present is None or present.root != bucket.root:
             raise NoSuchBucket(bucket.name)
+        return present
+
+    def keeps_versions(self, bucket: Bucket) -> bool:
+        """Whether the bucket is versioned by now."""
+        with self.index.read() as txn:
+            return versions.is_versioned(self.present(txn, bucket))
+
+    def numbered(self, new: Publication) -> Publication:
+        """The publication with the id that its version gets, if it gets one: for an upload whose
+        attributes the store must be told before it is published. Under the locks of its key."""
+        with self.index.read() as txn:
+            bucket = self.present(txn, new.bucket)
+            version_id = self.versions.next_id(txn, bucket, new.key)
+        attributes = versions.with_version_id(new.attributes, version_id)
+        return dataclasses.replace(new, attributes=attributes, version_id=version_id)
+
+    def make_place(self, txn: Txn, bucket: Bucket, key: bytes) -> Place:
+        """Where the key's dentry is, directories made where they are missing. NoSuchBucket if the
+        bucket was removed since it was looked up."""
+        self.present(txn, bucket)
         directories, last = names.split_key(key)
         parent = namespace.make_directories(
             txn,
@@ -143,7 +192,16 @@ class Publisher:
             raise StoreUnavailable(f"a directory above {new.key!r} was renamed meanwhile")
         dentry = names.find(txn, place.parent, place.name)
         old = None if dentry is None else namespace.get(txn, dentry.inode)
-        inode = self._marker(txn, place, old) if place.name.endswith(b"/") else self._file(txn)
+        bucket = self.present(txn, new.bucket)
+        is_dir = place.name.endswith(b"/")
+        inode = self._marker(txn, place, old) if is_dir else self._file(txn)
+        attributes = new.attributes
+        if not is_dir:
+            if stored is not None and old is not None and versions.is_versioned(bucket):
+                _check_parted(place, old)
+            version_id = self.versions.make_way(txn, bucket, place, old)
+            version_id = new.version_id or version_id
+            attributes = versions.with_version_id(attributes, version_id)
         inode = msgspec.structs.replace(
             inode,
             size=new.size,
@@ -151,21 +209,20 @@ class Publisher:
             overhead=encryption.overhead(new.attributes, new.size),
         )
         inode = msgspec.structs.replace(inode, flags=int(fill(txn, inode)))
-        inode = namespace.put_object_attributes(txn, inode, new.attributes)
+        inode = namespace.put_object_attributes(txn, inode, attributes)
         if stored is not None:
             inode = msgspec.structs.replace(inode, stored=_stored_at(place, inode, stored))
         if inode.is_dir and old is not None:
             namespace.put(txn, inode)
             namespace.announce(txn, place.parent, place.name)
         else:
-            if old is not None:
-                namespace.leave(txn, place.parent, place.name, old)
             inode = namespace.enter(txn, place.parent, place.name, inode)
         if stored is not None:
             dirty.clear(txn, place.parent, place.name)
         elif new.persist:
             namespace.mark(txn, place, new.size, former=old)
-        return Object(new.bucket.name, new.key, inode, new.attributes), place
+        shown = shown_id(bucket, new.key, attributes)
+        return Object(bucket.name, new.key, inode, attributes, shown), place
 
     def _file(self, txn: Txn) -> Inode:
         config = self._config
@@ -201,6 +258,13 @@ class Publisher:
             mtime_ns=now,
             ctime_ns=now,
         )
+
+
+def _check_parted(place: Place, old: Inode) -> None:
+    """StoreUnavailable if the store had the only copy of the version that was replaced in it."""
+    stored = old.stored
+    if stored is not None and (stored.parent, stored.name) == (place.parent, place.name):
+        raise StoreUnavailable(f"{place.name!r} was not to be replaced in the store")
 
 
 def _stored_at(place: Place, inode: Inode, found: StoredObject) -> Stored:

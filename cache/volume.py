@@ -35,6 +35,8 @@ from cache.recovery import Fsck, Reaper
 from cache.segments import Segments
 from cache.stores.base import Store
 from cache.users import Users
+from cache.versioning import Versioning
+from cache.versions import Versions
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +78,9 @@ class Volume:
         )
         self.buckets.persist = self.persister.persist
         self.admission = Admission(self.index, self.segments, cache)
-        publisher = Publisher(self.index, cache)
+        keeper = Versions(self.buckets, cache)
+        self.versioning = Versioning(self.index, self.buckets, self.discovery, locks, cache)
+        publisher = Publisher(self.index, keeper, cache)
         self.objects = Objects(
             self.index,
             self.contents,
@@ -85,6 +89,7 @@ class Volume:
             self.persister,
             self.admission,
             publisher,
+            self.versioning,
         )
         self.uploads = Uploads(
             self.index,
@@ -96,7 +101,14 @@ class Volume:
             self.admission,
         )
         self.files = Files(
-            self.index, self.segments, self.buckets, self.discovery, self.persister, cache
+            self.index,
+            self.segments,
+            self.buckets,
+            self.discovery,
+            self.persister,
+            keeper,
+            self.versioning,
+            cache,
         )
         self.open_files = OpenFiles(
             self.index,

@@ -118,7 +118,8 @@ class ObjectWriter:
         and a queue entry that makes the mover look at both (persist)."""
         place = self._publisher.intend(new.bucket, new.key)
         with self._persister.claiming(place) as key:
-            if key == self._target.store_key:
+            # Of a versioned bucket the store has the version that is to be replaced, too.
+            if key == self._target.store_key and not self._publisher.keeps_versions(new.bucket):
                 self._publisher.confirm(new, place)
                 stored = upload.commit(uploaded_attributes(new.attributes, new.etag))
                 self._upload = None
@@ -128,11 +129,11 @@ class ObjectWriter:
                     # Somebody else was faster: the queue entry stays and puts the store right.
                     log.info("%r lost a race after its upload", new.key)
                     raise
-        # A directory on the way was renamed while the body arrived.
+        # A directory on the way was renamed while the body arrived, or versioning was enabled.
         upload.abort()
         self._upload = None
         if self._staged is None:
-            raise StoreUnavailable(f"a directory above {new.key!r} was renamed meanwhile")
+            raise StoreUnavailable(f"the place of {new.key!r} changed meanwhile")
         return self._commit_here(new)
 
     def _publish(

@@ -17,6 +17,8 @@ ERRNO: dict[type[errors.CacheError], int] = {
     errors.NoSuchKey: errno.ENOENT,
     errors.NoSuchUser: errno.ENOENT,
     errors.NoSuchGroup: errno.ENOENT,
+    errors.DeleteMarkerFound: errno.ENOENT,
+    errors.NoSuchVersion: errno.ENOENT,
     # The kernel asked for a number whose inode is gone, replaced through the other door. ESTALE
     # makes it walk the path once more (path_lookup's LOOKUP_REVAL); ENOENT would be final.
     errors.NoSuchInode: errno.ESTALE,
@@ -39,6 +41,8 @@ ERRNO: dict[type[errors.CacheError], int] = {
     errors.CrossesBucket: errno.EXDEV,  # mv(1) then copies and deletes
     errors.NotPermitted: errno.EPERM,
     errors.StoreNotCreatable: errno.EPERM,
+    errors.ObjectLocked: errno.EPERM,
+    errors.VersioningFixed: errno.EPERM,
     errors.NotSupported: errno.ENOTSUP,
     errors.TooManyLinks: errno.EMLINK,
     errors.RenameIntoItself: errno.EINVAL,

@@ -30,10 +30,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from cache.errors import NoSuchKey, NoSuchUpload
+from cache.errors import NoSuchKey, NoSuchUpload, NoSuchVersion
 from cache.publishing import Object
 from cache.records import Bucket
 from cache.users import canonical_id
+from cache.versions import is_version_id
 from cache.volume import Volume
 from s3api.acl import unpack
 from s3api.actions import LIST, PUT, RULES, SOURCE, Holder, Rule, besides, rule_of
@@ -231,11 +232,15 @@ class Access:
     async def _find(self, key: bytes, version_id: str | None) -> Object | None:
         """The object or version; None if there is none."""
         objects = self._call.volume.objects
+        if version_id is not None and not is_version_id(version_id):
+            return None
         try:
-            found = objects.get_now(self.bucket.name, key)
+            found = objects.get_now(self.bucket.name, key) if version_id is None else None
             if found is None:
-                found = await self._call.threads.metadata(objects.get, self.bucket.name, key)
-        except NoSuchKey:
+                found = await self._call.threads.metadata(
+                    objects.get, self.bucket.name, key, version_id
+                )
+        except (NoSuchKey, NoSuchVersion):
             return None
         return found
 

@@ -35,8 +35,9 @@ from s3api.controls import (
     ownership_document,
 )
 from s3api.errors import S3Error
-from s3api.operations import Call, check_version, offers
+from s3api.operations import Call, offers
 from s3api.transfer import read_document
+from s3api.versioning import find_version, version_of
 
 _OWNER_HAS_ALL = "bucket-owner-full-control"
 
@@ -119,8 +120,7 @@ async def put_bucket_acl(call: Call) -> web.StreamResponse:
 
 @offers("GetObjectAcl", "VersionId")
 async def get_object_acl(call: Call) -> web.StreamResponse:
-    check_version(call.input.get("VersionId"))
-    found = await call.threads.metadata(call.volume.objects.get, call.bucket, call.key)
+    found = await call.threads.metadata(find_version, call)
     owner = call.access.owner_of(found)
     if not call.access.controls.acls_count:
         return _document(call, owner, private(owner))
@@ -129,8 +129,7 @@ async def get_object_acl(call: Call) -> web.StreamResponse:
 
 @offers("PutObjectAcl", f"ACL AccessControlPolicy ContentMD5 VersionId {GRANT_HEADERS}")
 async def put_object_acl(call: Call) -> web.StreamResponse:
-    check_version(call.input.get("VersionId"))
-    found = await call.threads.metadata(call.volume.objects.get, call.bucket, call.key)
+    found = await call.threads.metadata(find_version, call)
     owner = call.access.owner_of(found)
     asked = await _asked(call, owner, call.access.bucket.owner)
     if not call.access.controls.acls_count:
@@ -142,7 +141,9 @@ async def put_object_acl(call: Call) -> web.StreamResponse:
         return msgspec.structs.replace(now.attributes, acl=pack(asked, owner))
 
     await call.threads.metadata(
-        call.volume.objects.change_attributes, call.bucket, call.key, changed
+        lambda: call.volume.objects.change_attributes(
+            call.bucket, call.key, changed, version_id=version_of(call)
+        )
     )
     return call.document({})
 

@@ -113,7 +113,7 @@ async def delete_bucket(call: Call) -> web.StreamResponse:
 
 def _delete(call: Call) -> None:
     # Listing first makes the cache learn what the store holds: an unknown bucket is not empty.
-    if call.volume.objects.list(call.bucket, limit=1).entries:
+    if call.volume.objects.list_versions(call.bucket, limit=1).entries:
         raise BucketNotEmpty(call.bucket)
     # Unfinished uploads do not keep a bucket alive on Amazon; they go with it.
     for upload in call.volume.uploads.list(call.bucket):
@@ -136,10 +136,3 @@ async def get_bucket_location(call: Call) -> web.StreamResponse:
     # Amazon's first region has no name here, unless the bucket's creator gave it one.
     unnamed = region == "us-east-1" and _LOCATION not in bucket.settings
     return call.document({"LocationConstraint": "" if unnamed else region})
-
-
-@offers("GetBucketVersioning")
-async def get_bucket_versioning(call: Call) -> web.StreamResponse:
-    """No bucket was ever versioned: an answer without a status says so."""
-    call.volume.buckets.get(call.bucket)
-    return call.document({})

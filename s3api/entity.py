@@ -104,6 +104,8 @@ def object_headers(found: Object) -> dict[str, str]:
         "ETag": quoted_etag(found),
         "Last-Modified": http_date(found.modified_ns),
     }
+    if found.version_id is not None:
+        headers["x-amz-version-id"] = found.version_id
     for name, value in attributes.headers.items():
         headers[name.title()] = _safe(value)
     for name, value in attributes.metadata.items():

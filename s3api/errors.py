@@ -63,6 +63,10 @@ CODES: dict[str, tuple[int, str]] = {
         "You did not provide the number of bytes specified by the Content-Length HTTP header.",
     ),
     "InternalError": (500, "We encountered an internal error. Please try again."),
+    "IllegalVersioningConfigurationException": (
+        400,
+        "The versioning configuration specified in the request is invalid.",
+    ),
     "InvalidAccessKeyId": (
         403,
         "The AWS access key ID that you provided does not exist in our records.",
@@ -73,6 +77,10 @@ CODES: dict[str, tuple[int, str]] = {
         "Bucket cannot have ACLs set with ObjectOwnership's BucketOwnerEnforced setting",
     ),
     "InvalidBucketName": (400, "The specified bucket is not valid."),
+    "InvalidBucketState": (
+        409,
+        "The request is not valid with the current state of the bucket.",
+    ),
     "InvalidChunkSizeError": (
         403,
         "Only the last chunk is allowed to have a size less than 8192 bytes",
@@ -175,6 +183,7 @@ CODES: dict[str, tuple[int, str]] = {
             " upload may have been aborted or completed."
         ),
     ),
+    "NoSuchVersion": (404, "The specified version does not exist."),
     "NotImplemented": (
         501,
         "A header or query you provided implies functionality that is not implemented.",
@@ -237,6 +246,8 @@ CACHE_CODES: dict[type[cache_errors.CacheError], str] = {
     cache_errors.NotFound: "NoSuchKey",
     cache_errors.NoSuchBucket: "NoSuchBucket",
     cache_errors.NoSuchKey: "NoSuchKey",
+    cache_errors.DeleteMarkerFound: "NoSuchKey",
+    cache_errors.NoSuchVersion: "NoSuchVersion",
     cache_errors.NoSuchInode: "NoSuchKey",
     cache_errors.NoSuchUpload: "NoSuchUpload",
     # Of an object that is there: its key file was lost. A key that a request names is answered
@@ -260,6 +271,8 @@ CACHE_CODES: dict[type[cache_errors.CacheError], str] = {
     cache_errors.CrossesBucket: "InternalError",
     cache_errors.NotPermitted: "AccessDenied",
     cache_errors.StoreNotCreatable: "AccessDenied",
+    cache_errors.ObjectLocked: "AccessDenied",
+    cache_errors.VersioningFixed: "InvalidBucketState",
     cache_errors.NotSupported: "NotImplemented",
     cache_errors.TooManyLinks: "InternalError",
     cache_errors.RenameIntoItself: "InternalError",
@@ -326,8 +339,8 @@ def from_cache(error: cache_errors.CacheError) -> S3Error:
             return S3Error(code, BucketName=error.bucket)
         case cache_errors.BucketExists():
             return S3Error(code, BucketName=error.bucket)
-        case cache_errors.NoSuchKey():
-            return S3Error(code, Key=error.key.decode("utf-8", "replace"))
+        case cache_errors.NoSuchKey() | cache_errors.NoSuchVersion():
+            return _missing(code, error)
         case cache_errors.NoSuchUpload():
             return S3Error(code, UploadId=error.upload_id)
         case cache_errors.PreconditionFailed():
@@ -336,6 +349,19 @@ def from_cache(error: cache_errors.CacheError) -> S3Error:
             return S3Error(code, headers={"Retry-After": "1"})
         case _:
             return S3Error(code)
+
+
+def _missing(code: str, error: cache_errors.NoSuchKey | cache_errors.NoSuchVersion) -> S3Error:
+    """What is said of a key, or of a version of it, that is not there."""
+    key = error.key.decode("utf-8", "replace")
+    match error:
+        case cache_errors.DeleteMarkerFound():
+            headers = {"x-amz-delete-marker": "true", "x-amz-version-id": error.version_id}
+            return S3Error(code, headers=headers, Key=key)
+        case cache_errors.NoSuchVersion():
+            return S3Error(code, Key=key, VersionId=error.version_id)
+        case _:
+            return S3Error(code, Key=key)
 
 
 _EXHAUSTED = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM}

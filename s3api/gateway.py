@@ -47,6 +47,7 @@ from s3api import (  # noqa: F401
     sts,
     tagging,
     unconfigured,
+    versioning,
     website,
 )
 from s3api.access import authorise

@@ -13,10 +13,13 @@ from aiohttp import web
 
 from cache.listing import CommonPrefix, Listing
 from cache.publishing import Object
+from cache.version_listing import ListedVersion
 from s3api.acl import shown_user
 from s3api.entity import quoted_etag, storage_class_of
+from s3api.errors import S3Error
 from s3api.operations import Call, offers
 from s3api.paging import KeyText, decode_token, encode_token, key_text, read_limit
+from s3api.versioning import read_version_id
 
 
 def _given(values: Mapping[str, Any], name: str, text: KeyText) -> str | None:
@@ -122,28 +125,70 @@ async def list_objects_v2(call: Call) -> web.StreamResponse:
 
 @offers("ListObjectVersions", "Delimiter EncodingType KeyMarker MaxKeys Prefix VersionIdMarker")
 async def list_object_versions(call: Call) -> web.StreamResponse:
-    """Every object has the one version `null`, as in any bucket that was never versioned."""
     values = call.input
     text = key_text(values)
     limit = read_limit(values, "MaxKeys", "max-keys")
-    page = await _page(call, values.get("KeyMarker", "").encode(), limit)
+    after_version = read_version_id(values.get("VersionIdMarker") or None)
+    if after_version is not None and not values.get("KeyMarker"):
+        raise S3Error(
+            "InvalidArgument",
+            "A version-id marker cannot be specified without a key marker.",
+            ArgumentName="version-id-marker",
+            ArgumentValue=after_version,
+        )
+    page = await call.threads.metadata(
+        lambda: call.volume.objects.list_versions(
+            call.bucket,
+            prefix=values.get("Prefix", "").encode(),
+            delimiter=values.get("Delimiter", "").encode(),
+            after=values.get("KeyMarker", "").encode(),
+            after_version=after_version,
+            limit=limit,
+            directories=call.door.config.list_directories,
+        )
+    )
     owner = _owner(call)
+    listed = [entry for entry in page.entries if isinstance(entry, ListedVersion)]
     return call.document(
         {
             "IsTruncated": page.truncated,
             "KeyMarker": text(values.get("KeyMarker", "").encode()),
             "VersionIdMarker": values.get("VersionIdMarker", ""),
-            "NextKeyMarker": text(page.last) if page.truncated else None,
-            "NextVersionIdMarker": "null" if page.truncated else None,
+            "NextKeyMarker": text(page.last_key) if page.truncated else None,
+            "NextVersionIdMarker": page.last_version if page.truncated else None,
             "Versions": [
-                {**contents, "VersionId": "null", "IsLatest": True}
-                for contents in _contents(page, text, owner)
+                {
+                    **_version(entry, text, owner),
+                    "ETag": quoted_etag(entry.object),
+                    "Size": entry.object.size,
+                    "StorageClass": storage_class_of(entry.object.attributes),
+                }
+                for entry in listed
+                if not entry.object.is_marker
+            ],
+            "DeleteMarkers": [
+                _version(entry, text, owner) for entry in listed if entry.object.is_marker
             ],
             "Name": call.bucket,
             "Prefix": text(values.get("Prefix", "").encode()),
             "Delimiter": _given(values, "Delimiter", text),
             "MaxKeys": limit,
-            "CommonPrefixes": _prefixes(page, text),
+            "CommonPrefixes": [
+                {"Prefix": text(entry.key)}
+                for entry in page.entries
+                if isinstance(entry, CommonPrefix)
+            ],
             "EncodingType": values.get("EncodingType"),
         }
     )
+
+
+def _version(entry: ListedVersion, text: KeyText, owner: Mapping[str, str]) -> dict[str, Any]:
+    shown = entry.object
+    return {
+        "Key": text(shown.key),
+        "VersionId": shown.version_id,
+        "IsLatest": entry.is_latest,
+        "LastModified": shown.modified_ns,
+        "Owner": owner,
+    }

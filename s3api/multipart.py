@@ -61,6 +61,7 @@ from s3api.paging import key_text, read_limit
 from s3api.patience import patient
 from s3api.payload import PUT_BYTES_MAX, BodyPlan, Received, Receiver
 from s3api.transfer import read_document, receive
+from s3api.versioning import made_version
 
 PART_BYTES_MIN = 5 << 20
 """Of every part but the last."""
@@ -215,16 +216,20 @@ async def upload_part_copy(call: Call) -> web.StreamResponse:
     number = _part_number(call)
     upload = _upload_of(call)
     seal = open_upload(call, upload)
-    part = await call.threads.transfer(_copy_part, call, upload, number, seal)
+    source, part = await call.threads.transfer(_copy_part, call, upload, number, seal)
     return call.document(
         {
+            "CopySourceVersionId": source.version_id,
             "CopyPartResult": {"ETag": f'"{part.etag}"', "LastModified": part.modified_ns},
             **output_of(call, seal),
         }
     )
 
 
-def _copy_part(call: Call, upload: UploadRecord, number: int, seal: Seal | None) -> Part:
+def _copy_part(
+    call: Call, upload: UploadRecord, number: int, seal: Seal | None
+) -> tuple[Object, Part]:
+    """The source and the part."""
     source = copy_source(call)
     source_seal = open_seal(call, source, copied=True)
     chosen = Range(0, source.size, source.size)
@@ -233,10 +238,12 @@ def _copy_part(call: Call, upload: UploadRecord, number: int, seal: Seal | None)
     if chosen.length > PUT_BYTES_MAX:
         raise S3Error("EntityTooLarge", MaxSizeAllowed=str(PUT_BYTES_MAX))
     if seal is not None or source_seal is not None:
-        return _recrypt_part(call, upload, number, source, source_seal, chosen, seal)
-    return call.volume.uploads.copy_part(
-        upload, number, source, chosen.start, chosen.stop, etag=_etag_of_range(call, source, chosen)
+        return source, _recrypt_part(call, upload, number, source, source_seal, chosen, seal)
+    etag = _etag_of_range(call, source, chosen)
+    part = call.volume.uploads.copy_part(
+        upload, number, source, chosen.start, chosen.stop, etag=etag
     )
+    return source, part
 
 
 def _recrypt_part(
@@ -340,6 +347,7 @@ async def complete_multipart_upload(call: Call) -> web.StreamResponse:
             "Key": call.key.decode(),
             "ETag": quoted_etag(stored),
             "Expiration": expiration_headers(call, stored).get("x-amz-expiration"),
+            "VersionId": made_version(stored),
             "ChecksumType": attributes.checksum_type or None,
             **{ALGORITHMS[name].member: value for name, value in attributes.checksums.items()},
             **output_of(call, None if record is None else Seal(record, b"")),

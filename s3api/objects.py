@@ -70,10 +70,17 @@ from s3api.entity import (
 from s3api.errors import S3Error, from_cache
 from s3api.keys import check_key, parse_copy_source
 from s3api.lifecycle import expiration_headers
-from s3api.operations import Call, check_version, offers
+from s3api.operations import Call, offers
 from s3api.patience import patient
 from s3api.payload import PUT_BYTES_MAX, BodyPlan, Received, Receiver
 from s3api.transfer import read_document, receive, send
+from s3api.versioning import (
+    find_version,
+    made_version,
+    no_marker,
+    read_version_id,
+    version_of,
+)
 
 _DELETED_AT_ONCE_MAX = 1000
 _CHECKSUMS = " ".join(algorithm.member for algorithm in ALGORITHMS.values())
@@ -118,6 +125,9 @@ async def put_object(call: Call) -> web.StreamResponse:
 
     stored = await receive(call, receiver, begin, commit)
     headers = {"ETag": quoted_etag(stored), **checksum_headers(stored.attributes)}
+    version_id = made_version(stored)
+    if version_id is not None:
+        headers["x-amz-version-id"] = version_id
     return call.answer(headers=headers | headers_of(seal) | expiration_headers(call, stored))
 
 
@@ -133,9 +143,9 @@ def requested_attributes(call: Call) -> ObjectAttributes:
 
 @offers("GetObject", _READ)
 async def get_object(call: Call) -> web.StreamResponse:
-    check_version(call.input.get("VersionId"))
     found, snapshot = await _open(call)
     try:
+        no_marker(found)
         seal = _open_seal(call, found)
         headers, chosen = _read_headers(call, found)
         headers |= headers_of(seal)
@@ -150,9 +160,10 @@ async def get_object(call: Call) -> web.StreamResponse:
 async def _open(call: Call) -> tuple[Object, Snapshot]:
     """What the warm index answers costs less than the hop into a thread."""
     objects = call.volume.objects
-    found = objects.open_now(call.bucket, call.key)
+    version_id = version_of(call)
+    found = objects.open_now(call.bucket, call.key) if version_id is None else None
     if found is None:
-        found = await call.threads.metadata(objects.open, call.bucket, call.key)
+        found = await call.threads.metadata(objects.open, call.bucket, call.key, version_id)
     return found
 
 
@@ -163,16 +174,16 @@ def _open_seal(call: Call, found: Object) -> Seal | None:
 
 
 async def _get(call: Call) -> Object:
-    objects = call.volume.objects
-    found = objects.get_now(call.bucket, call.key)
+    found = None
+    if version_of(call) is None:
+        found = call.volume.objects.get_now(call.bucket, call.key)
     if found is None:
-        found = await call.threads.metadata(objects.get, call.bucket, call.key)
+        found = await call.threads.metadata(find_version, call)
     return found
 
 
 @offers("HeadObject", _READ)
 async def head_object(call: Call) -> web.StreamResponse:
-    check_version(call.input.get("VersionId"))
     found = await _get(call)
     seal = _open_seal(call, found)
     headers, chosen = _read_headers(call, found)
@@ -217,7 +228,6 @@ def _read_headers(call: Call, found: Object) -> tuple[dict[str, str], Range | No
     f"MaxParts ObjectAttributes PartNumberMarker VersionId {READ_MEMBERS}",
 )
 async def get_object_attributes(call: Call) -> web.StreamResponse:
-    check_version(call.input.get("VersionId"))
     asked = {name.strip() for name in call.input.get("ObjectAttributes", "").split(",")}
     known = {"ETag", "Checksum", "ObjectParts", "StorageClass", "ObjectSize"}
     if not asked <= known or not asked:
@@ -225,7 +235,7 @@ async def get_object_attributes(call: Call) -> web.StreamResponse:
     found = await _get(call)
     _open_seal(call, found)
     attributes = found.attributes
-    output: dict[str, Any] = {"LastModified": found.modified_ns}
+    output: dict[str, Any] = {"LastModified": found.modified_ns, "VersionId": found.version_id}
     if "ETag" in asked:
         output["ETag"] = etag_of(found)  # the one answer without quotes
     if "Checksum" in asked and attributes.checksums:
@@ -264,21 +274,37 @@ def _object_parts(call: Call, attributes: ObjectAttributes) -> dict[str, Any]:
 # ---------------------------------------------------------------------------------------- delete
 
 
-@offers("DeleteObject", "IfMatch IfMatchLastModifiedTime IfMatchSize VersionId")
+@offers(
+    "DeleteObject",
+    "BypassGovernanceRetention IfMatch IfMatchLastModifiedTime IfMatchSize VersionId",
+)
 async def delete_object(call: Call) -> web.StreamResponse:
-    check_version(call.input.get("VersionId"))
     condition = DeleteCondition(
         call.input.get("IfMatch"),
         call.input.get("IfMatchLastModifiedTime"),
         call.input.get("IfMatchSize"),
     )
-    await call.threads.metadata(
-        call.volume.objects.delete, call.bucket, call.key, check_of(condition)
+    deleted = await call.threads.metadata(
+        lambda: call.volume.objects.delete(
+            call.bucket,
+            call.key,
+            check_of(condition),
+            version_id=version_of(call),
+            bypass=may_bypass(call, call.key),
+        )
     )
-    return call.document({})
+    return call.document(
+        {"DeleteMarker": deleted.is_marker or None, "VersionId": deleted.version_id}
+    )
 
 
-@offers("DeleteObjects", "Delete")
+def may_bypass(call: Call, key: bytes) -> bool:
+    """Whether the request asks to be let past governance retention, and its caller may."""
+    asked = bool(call.input.get("BypassGovernanceRetention"))
+    return asked and call.access.allows("s3:BypassGovernanceRetention", key)
+
+
+@offers("DeleteObjects", "BypassGovernanceRetention Delete")
 async def delete_objects(call: Call) -> web.StreamResponse:
     call.volume.buckets.get(call.bucket)
     request = (await read_document(call))["Delete"]
@@ -289,34 +315,40 @@ async def delete_objects(call: Call) -> web.StreamResponse:
     # Eight at a time: deletions of one request share commits, without taking all threads.
     gate = asyncio.Semaphore(8)
 
-    async def delete(key: bytes, each: dict[str, Any]) -> dict[str, Any] | None:
+    async def delete(key: bytes, each: dict[str, Any]) -> dict[str, Any]:
+        named = {"Key": each["Key"], "VersionId": each.get("VersionId")}
         async with gate:
             try:
                 await call.access.check_delete(check_key(key), each.get("VersionId"))
-                await call.threads.metadata(_delete_one, call, key, each)
+                return named | await call.threads.metadata(_delete_one, call, key, each)
             except (S3Error, CacheError) as exc:
                 error = exc if isinstance(exc, S3Error) else from_cache(exc)
-                return {"Key": each["Key"], "Code": error.code, "Message": error.message}
-        return None
+                return named | {"Code": error.code, "Message": error.message}
 
-    errors = await asyncio.gather(*(delete(*pair) for pair in zip(keys, objects, strict=True)))
-    deleted = [
-        {"Key": each["Key"], "VersionId": each.get("VersionId")}
-        for each, error in zip(objects, errors, strict=True)
-        if error is None
-    ]
+    answers = await asyncio.gather(*(delete(*pair) for pair in zip(keys, objects, strict=True)))
+    deleted = [answer for answer in answers if "Code" not in answer]
     return call.document(
         {
             "Deleted": [] if request.get("Quiet") else deleted,
-            "Errors": [error for error in errors if error is not None],
+            "Errors": [answer for answer in answers if "Code" in answer],
         }
     )
 
 
-def _delete_one(call: Call, key: bytes, each: dict[str, Any]) -> None:
-    check_version(each.get("VersionId"))
+def _delete_one(call: Call, key: bytes, each: dict[str, Any]) -> dict[str, Any]:
+    """What the answer says beside the key: of a delete marker that was made, or removed."""
+    version_id = read_version_id(each.get("VersionId"))
     condition = DeleteCondition(each.get("ETag"), each.get("LastModifiedTime"), each.get("Size"))
-    call.volume.objects.delete(call.bucket, key, check_of(condition))
+    deleted = call.volume.objects.delete(
+        call.bucket,
+        key,
+        check_of(condition),
+        version_id=version_id,
+        bypass=may_bypass(call, key),
+    )
+    if not deleted.is_marker:
+        return {}
+    return {"DeleteMarker": True, "DeleteMarkerVersionId": deleted.version_id}
 
 
 # ------------------------------------------------------------------------------------------ copy
@@ -333,12 +365,14 @@ def _delete_one(call: Call, key: bytes, each: dict[str, Any]) -> None:
 @patient
 async def copy_object(call: Call) -> web.StreamResponse:
     condition = WriteCondition(call.input, call.key)
-    copied, seal = await call.threads.metadata(_copy, call, condition)
+    source, copied, seal = await call.threads.metadata(_copy, call, condition)
     attributes = copied.attributes
     return call.document(
         {
             "Expiration": expiration_headers(call, copied).get("x-amz-expiration"),
             **output_of(call, seal),
+            "CopySourceVersionId": source.version_id,
+            "VersionId": made_version(copied),
             "CopyObjectResult": {
                 "ETag": quoted_etag(copied),
                 "LastModified": copied.modified_ns,
@@ -349,7 +383,8 @@ async def copy_object(call: Call) -> web.StreamResponse:
     )
 
 
-def _copy(call: Call, condition: WriteCondition) -> tuple[Object, Seal | None]:
+def _copy(call: Call, condition: WriteCondition) -> tuple[Object, Object, Seal | None]:
+    """The source, the copy, and what the copy is encrypted with."""
     values = call.input
     source = copy_source(call)
     source_seal = open_seal(call, source, copied=True)
@@ -358,7 +393,8 @@ def _copy(call: Call, condition: WriteCondition) -> tuple[Object, Seal | None]:
     asked = requested_attributes(call)
     onto_itself = (source.bucket, source.key) == (call.bucket, call.key)
     changes = directive == "REPLACE" or "StorageClass" in values or "redirect" in asked.own
-    if onto_itself and not changes and not asks_for_other(call):
+    restores = parse_copy_source(values["CopySource"]).version_id is not None
+    if onto_itself and not (changes or restores or asks_for_other(call)):
         raise S3Error(
             "InvalidRequest",
             "This copy request is illegal because it is trying to copy an object to itself without"
@@ -384,7 +420,8 @@ def _copy(call: Call, condition: WriteCondition) -> tuple[Object, Seal | None]:
     wanted = new_seal(call, call.volume.buckets.get(call.bucket), source_seal)
     shared = shared_seal(wanted, source_seal)
     if shared is None and (wanted is not None or source_seal is not None):
-        return recrypt(call, source, source_seal, attributes, wanted, check_of(condition)), wanted
+        copied = recrypt(call, source, source_seal, attributes, wanted, check_of(condition))
+        return source, copied, wanted
     copied = call.volume.objects.copy(
         source,
         call.bucket,
@@ -393,7 +430,7 @@ def _copy(call: Call, condition: WriteCondition) -> tuple[Object, Seal | None]:
         etag=etag_of(source),
         check=check_of(condition),
     )
-    return copied, shared
+    return source, copied, shared
 
 
 def recrypt(
@@ -438,7 +475,7 @@ def recrypt(
 def opened_source(call: Call, source: Object) -> Snapshot:
     """The bytes of the object that is copied. Close it. PreconditionFailed if it was replaced
     since it was looked at."""
-    again, snapshot = call.volume.objects.open(source.bucket, source.key)
+    again, snapshot = call.volume.objects.open(source.bucket, source.key, source.version_id)
     if etag_of(again) != etag_of(source):
         snapshot.close()
         raise S3Error("PreconditionFailed", "The source was replaced while it was copied.")
@@ -463,8 +500,14 @@ def copy_source(call: Call) -> Object:
     """The object that x-amz-copy-source names, held to the conditions on it. Blocks."""
     values = call.input
     named = parse_copy_source(values["CopySource"])
-    check_version(named.version_id)
+    version_id = read_version_id(named.version_id)
     check_expected_owner(call, named.bucket, values.get("ExpectedSourceBucketOwner"))
-    source = call.volume.objects.get(named.bucket, named.key)
+    source = call.volume.objects.get(named.bucket, named.key, version_id)
+    if source.is_marker:
+        raise S3Error(
+            "InvalidRequest",
+            "The source of a copy request may not specifically refer to a delete marker by version"
+            " id.",
+        )
     check_copy_source(values, Validators(source))
     return source

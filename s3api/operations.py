@@ -146,14 +146,3 @@ def find_offer(operation: Operation) -> Offer:
             "NotImplemented", f"{operation.name} is not implemented.", Operation=operation.name
         )
     return offer
-
-
-def check_version(version_id: str | None) -> None:
-    """Objects have one version, whose id is `null`."""
-    if version_id not in (None, "null"):
-        raise S3Error(
-            "InvalidArgument",
-            "Invalid version id specified",
-            ArgumentName="versionId",
-            ArgumentValue=version_id[:256],
-        )

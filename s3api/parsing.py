@@ -27,7 +27,6 @@ ALWAYS_HARMLESS = frozenset(
         "RequestPayer",  # concerns buckets that let the requester pay; there are none
         "ChecksumAlgorithm",  # says which checksum header or trailer follows; that one is read
         "OptionalObjectAttributes",  # RestoreStatus of archived objects; there are none
-        "BypassGovernanceRetention",  # of object lock; no object is locked
     }
 )
 """Members that change nothing on a server without the feature they belong to, by Amazon's own

@@ -7,10 +7,11 @@ from aiohttp import web
 
 from cache.publishing import Object
 from cache.records import ObjectAttributes
-from s3api.operations import Call, check_version, offers
+from s3api.operations import Call, offers
 from s3api.subresources import delete_document, get_document, put_document
 from s3api.tags import TagSet, read_tag_set, tag_pairs
 from s3api.transfer import read_document
+from s3api.versioning import find_version, no_marker, version_of
 
 _DOCUMENT = "tagging"
 
@@ -21,7 +22,6 @@ def _limits(call: Call) -> bool:
 
 @offers("PutObjectTagging", "ContentMD5 Tagging VersionId")
 async def put_object_tagging(call: Call) -> web.StreamResponse:
-    check_version(call.input.get("VersionId"))
     pairs = (await read_document(call))["Tagging"]["TagSet"]
     tags = read_tag_set(pairs, limits=_limits(call))
     await call.access.check_tagging(tags)
@@ -30,25 +30,27 @@ async def put_object_tagging(call: Call) -> web.StreamResponse:
 
 @offers("GetObjectTagging", "VersionId")
 async def get_object_tagging(call: Call) -> web.StreamResponse:
-    check_version(call.input.get("VersionId"))
-    found = await call.threads.metadata(call.volume.objects.get, call.bucket, call.key)
-    return call.document({"TagSet": tag_pairs(found.attributes.tags)})
+    found = await call.threads.metadata(find_version, call)
+    return call.document(
+        {"TagSet": tag_pairs(found.attributes.tags), "VersionId": found.version_id}
+    )
 
 
 @offers("DeleteObjectTagging", "VersionId")
 async def delete_object_tagging(call: Call) -> web.StreamResponse:
-    check_version(call.input.get("VersionId"))
     return await _set_tags(call, {})
 
 
 async def _set_tags(call: Call, tags: TagSet) -> web.StreamResponse:
     def tagged(found: Object) -> ObjectAttributes:
-        return msgspec.structs.replace(found.attributes, tags=tags)
+        return msgspec.structs.replace(no_marker(found).attributes, tags=tags)
 
-    await call.threads.metadata(
-        call.volume.objects.change_attributes, call.bucket, call.key, tagged
+    changed = await call.threads.metadata(
+        lambda: call.volume.objects.change_attributes(
+            call.bucket, call.key, tagged, version_id=version_of(call)
+        )
     )
-    return call.document({})
+    return call.document({"VersionId": changed.version_id})
 
 
 @offers("PutBucketTagging", "ContentMD5 Tagging")

@@ -31,7 +31,8 @@ def test_the_table_knows_nothing_that_the_cache_lacks() -> None:
 @pytest.mark.parametrize("kind", list(tree(cache_errors.CacheError)))
 def test_temporary_errors_are_answered_as_such(kind: type[cache_errors.CacheError]) -> None:
     count = len(inspect.signature(kind).parameters) if "__init__" in kind.__dict__ else 0
-    error = kind(*[b"x" if kind is cache_errors.NoSuchKey else "x"] * count)
+    keyed = issubclass(kind, (cache_errors.NoSuchKey, cache_errors.NoSuchVersion))
+    error = kind(*[b"x" if keyed else "x", "x"][:count])
     translated = from_cache(error)
     if kind.temporary:
         assert translated.status == 503

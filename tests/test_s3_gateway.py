@@ -277,8 +277,8 @@ def test_an_answer_that_cannot_be_finished_is_cut_off(
     door.client().put_object(Bucket="bucket", Key="key", Body=bytes(1 << 20))
     opened = door.volume.objects.open
 
-    def failing(bucket: str, key: bytes) -> object:
-        found, snapshot = opened(bucket, key)
+    def failing(bucket: str, key: bytes, version_id: str | None) -> object:
+        found, snapshot = opened(bucket, key, version_id)
         monkeypatch.setattr(type(snapshot), "cached", lambda *_: None)
 
         def pieces(*_: object) -> Iterator[bytes]:

@@ -29,7 +29,6 @@ OWN_NAMES = frozenset(
         "redirect",
         "storage-class",
         "version-id",
-        "versioning",
     }
 )
 """Names of StoredAttributes.own; what each means is written in docs/on-disk-format.md."""
