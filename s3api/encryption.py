@@ -1,9 +1,7 @@
-"""Server-side encryption at the S3 door: what a request asks for, and how its object is opened.
+"""Server-side encryption at the S3 door: what a request asks for, and what it may open.
 
 A write is encrypted as its headers say, else as the bucket's default says, else not at all. What
-is asked for is done, or refused. A `Seal` is an object's record together with its data key; the
-bytes go through cache/frames.py in the worker threads of transfer.py. A plain object costs one
-look into a dictionary.
+is asked for is done, or refused. A plain object costs one look into a dictionary.
 
 SSE-C: the client's key comes with every request and is forgotten with it. SSE-S3: the node's key.
 SSE-KMS: a named key that the operator made with `forebay kms`.
@@ -16,216 +14,29 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import hmac
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from dataclasses import replace
+from typing import Any
 
-from cache import encryption
-from cache.contents import Snapshot
 from cache.encryption import Encryption, Mode
 from cache.errors import NoSuchMasterKey, SealBroken
-from cache.frames import KEY_BYTES, SealedPart, SealingWriter, Unsealed, sealed_size
-from cache.keyring import DEFAULT_KMS_KEY, NODE_KEY, Keyring
-from cache.parts import PartWriter
+from cache.frames import SealedPart
+from cache.keyring import Keyring
 from cache.publishing import Object
-from cache.records import Bucket, ObjectAttributes, UploadRecord
-from cache.writers import ObjectWriter
-from s3api.auth import is_loopback
+from cache.records import Bucket, UploadRecord
 from s3api.bucket_encryption import default_of
+from s3api.customer_keys import COPY_SOURCE, CUSTOMER_MEMBERS, OWN, customer_key
 from s3api.errors import S3Error, not_implemented
 from s3api.operations import Call
+from s3api.seals import HEADER, Seal, default_seal, kms_seal, node_seal, sealed_under
 
 log = logging.getLogger(__name__)
 
-_HEADER = "x-amz-server-side-encryption"
-_CUSTOMER = "SSECustomer"
-_COPY_SOURCE = "CopySourceSSECustomer"
-_NODES = "ServerSideEncryption SSEKMSKeyId SSEKMSEncryptionContext BucketKeyEnabled"
-
-READ_MEMBERS = " ".join(_CUSTOMER + name for name in ("Algorithm", "Key", "KeyMD5"))
-COPY_SOURCE_MEMBERS = " ".join(_COPY_SOURCE + name for name in ("Algorithm", "Key", "KeyMD5"))
-WRITE_MEMBERS = f"{_NODES} {READ_MEMBERS}"
-
-_OUTPUT_HEADERS = {
-    "ServerSideEncryption": _HEADER,
-    "SSEKMSKeyId": f"{_HEADER}-aws-kms-key-id",
-    "SSEKMSEncryptionContext": f"{_HEADER}-context",
-    "BucketKeyEnabled": f"{_HEADER}-bucket-key-enabled",
-    "SSECustomerAlgorithm": f"{_HEADER}-customer-algorithm",
-    "SSECustomerKeyMD5": f"{_HEADER}-customer-key-MD5",
-}
-
-W = TypeVar("W", ObjectWriter, PartWriter)
-
-
-# ------------------------------------------------------------------------------------- the seal
-
-
-@dataclass(frozen=True, slots=True)
-class Seal:
-    """The encryption of one object or upload, with its data key."""
-
-    record: Encryption
-    data_key: bytes = field(repr=False)
-    key_md5: str = ""  # of a client's key, as the client sent it
-    context: str = ""  # KMS encryption context, as the client sent it
-
-    @property
-    def output(self) -> dict[str, Any]:
-        """Members of the answer that say what was used."""
-        match self.record.mode:
-            case Mode.CUSTOMER:
-                return {"SSECustomerAlgorithm": "AES256", "SSECustomerKeyMD5": self.key_md5}
-            case Mode.NODE:
-                return {"ServerSideEncryption": "AES256"}
-            case Mode.KMS:
-                return {
-                    "ServerSideEncryption": "aws:kms",
-                    "SSEKMSKeyId": self.record.key,
-                    "SSEKMSEncryptionContext": self.context or None,
-                    "BucketKeyEnabled": self.record.bucket_key or None,
-                }
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """The same as headers."""
-        return {
-            _OUTPUT_HEADERS[member]: "true" if value is True else value
-            for member, value in self.output.items()
-            if value is not None
-        }
-
-    def etag(self, md5: str) -> str:
-        """The ETag of bytes with this MD5: only of SSE-S3 it is the MD5, as on Amazon."""
-        if self.record.mode == Mode.NODE:
-            return md5
-        return encryption.concealed_etag(self.data_key, md5)
-
-    def read(self, snapshot: Snapshot) -> Unsealed:
-        """The plaintext of a snapshot."""
-        return Unsealed(snapshot, self.data_key, self.record.parts(snapshot.size))
-
-
-def stored_size(seal: Seal | None, key: bytes, size_bytes: int | None) -> int | None:
-    """The size of a body as it is stored."""
-    if seal is None or size_bytes is None or key.endswith(b"/"):
-        return size_bytes
-    return sealed_size(size_bytes)
-
-
-def sealing(seal: Seal | None, writer: W, key: bytes, number: int = 0) -> W | SealingWriter[W]:
-    """The writer that takes the plaintext of what `writer` is to store. A key that ends in `/` is
-    a directory and has no bytes to seal."""
-    if seal is None or key.endswith(b"/"):
-        return writer
-    return SealingWriter(writer, seal.data_key, number)
-
-
-def sealed(writer: W | SealingWriter[W]) -> W:
-    """The writer with the whole body, to be committed."""
-    return writer.finish() if isinstance(writer, SealingWriter) else writer
-
-
-def attributes_of(seal: Seal | None, attributes: ObjectAttributes) -> ObjectAttributes:
-    """The attributes of a new object, with the record of its encryption."""
-    return attributes if seal is None else seal.record.onto(attributes)
-
-
-def headers_of(seal: Seal | None) -> dict[str, str]:
-    return {} if seal is None else seal.headers
-
-
-def output_of(call: Call, seal: Seal | None) -> dict[str, Any]:
-    """Members of the operation's output that say what was used."""
-    shape = call.operation.output
-    if seal is None or shape is None:
-        return {}
-    return {member: value for member, value in seal.output.items() if member in shape.members}
-
-
-def etag_of(seal: Seal | None, md5: str) -> str:
-    return md5 if seal is None else seal.etag(md5)
-
-
-# ------------------------------------------------------------------------------ a client's key
-
-
-@dataclass(frozen=True, slots=True)
-class CustomerKey:
-    secret: bytes = field(repr=False)
-    md5: str
-
-
-def customer_key(call: Call, prefix: str = _CUSTOMER) -> CustomerKey | None:
-    """The key that the request brings, if any. InvalidArgument, InvalidEncryptionAlgorithmError,
-    and InvalidRequest over a connection that others may listen to."""
-    values = call.input
-    algorithm = values.get(prefix + "Algorithm")
-    key = values.get(prefix + "Key")
-    md5 = values.get(prefix + "KeyMD5")
-    if algorithm is None and key is None and md5 is None:
-        return None
-    _check_connection(call)
-    if algorithm is None:
-        raise _refused("must provide a valid encryption algorithm.")
-    if algorithm != "AES256":
-        raise S3Error(
-            "InvalidEncryptionAlgorithmError",
-            ArgumentName=_HEADER,
-            ArgumentValue=algorithm[:64],
-        )
-    if key is None:
-        raise _refused("must provide an appropriate secret key.")
-    if md5 is None:
-        raise _refused("must provide the client calculated MD5 of the secret key.")
-    try:
-        secret = base64.b64decode(key, validate=True)
-    except (binascii.Error, ValueError):
-        secret = b""
-    digest = base64.b64encode(hashlib.md5(secret, usedforsecurity=False).digest()).decode()
-    if secret and not hmac.compare_digest(digest.encode(), md5.encode()):
-        raise S3Error(
-            "InvalidArgument",
-            "The calculated MD5 hash of the key did not match the hash that was provided.",
-            ArgumentName=_HEADER,
-            ArgumentValue="null",
-        )
-    if len(secret) != KEY_BYTES:
-        raise S3Error(
-            "InvalidArgument",
-            "The secret key was invalid for the specified algorithm.",
-            ArgumentName=_HEADER,
-            ArgumentValue="null",
-        )
-    return CustomerKey(secret, md5)
-
-
-def _refused(reason: str) -> S3Error:
-    return S3Error(
-        "InvalidArgument",
-        f"Requests specifying Server Side Encryption with Customer provided keys {reason}",
-        ArgumentName=_HEADER,
-        ArgumentValue="null",
-    )
-
-
-def _check_connection(call: Call) -> None:
-    """A key that travels in the clear is everybody's; Amazon takes none."""
-    transport = call.request.transport
-    allowed = call.door.config.sse_c_over_http
-    if allowed == "always" or transport is None or transport.get_extra_info("sslcontext"):
-        return
-    peer = transport.get_extra_info("peername")
-    if allowed == "loopback" and peer is not None and is_loopback(peer[0]):
-        return
-    raise S3Error(
-        "InvalidRequest",
-        "Requests specifying Server Side Encryption with Customer provided keys must be made over"
-        " a secure connection.",
-    )
+_NODE_MEMBERS = "ServerSideEncryption SSEKMSKeyId SSEKMSEncryptionContext BucketKeyEnabled"
+WRITE_MEMBERS = f"{_NODE_MEMBERS} {CUSTOMER_MEMBERS}"
+"""Members of the operations that make objects."""
 
 
 # -------------------------------------------------------------------------------------- writing
@@ -258,16 +69,17 @@ def new_seal(call: Call, bucket: Bucket, source: Seal | None = None) -> Seal | N
     values = call.input
     asked = values.get("ServerSideEncryption")
     default = default_of(bucket)
-    if asked is not None and any(each in values for each in READ_MEMBERS.split()):
+    if asked is not None and any(each in values for each in CUSTOMER_MEMBERS.split()):
         raise S3Error(
             "InvalidArgument",
             "Server Side Encryption with Customer provided key is incompatible with the encryption"
             " method specified",
-            ArgumentName=_HEADER,
+            ArgumentName=HEADER,
             ArgumentValue=asked[:64],
         )
     customer = customer_key(call)
-    _check_kms_members(values, asked)
+    _check_node_members(values, asked)
+    keyring = call.volume.keyring
     if customer is not None:
         if default is not None and default.blocks_customer_keys:
             raise S3Error(
@@ -276,31 +88,35 @@ def new_seal(call: Call, bucket: Bucket, source: Seal | None = None) -> Seal | N
                 " Customer provided keys (SSE-C). Please specify a different server-side"
                 " encryption type",
             )
-        return _sealed_under(customer.secret, Encryption(Mode.CUSTOMER), md5=customer.md5)
-    keyring = call.volume.keyring
-    if asked is None and default is not None and default.algorithm:
-        asked, key_id = default.algorithm, default.key_id
-    else:
-        key_id = values.get("SSEKMSKeyId", "")
-    if asked is None and source is not None:
-        asked = "AES256"
-    if asked == "AES256":
-        master = keyring.newest_of_node()
-        record = Encryption(Mode.NODE, key=master.id, version=master.version)
-        return _sealed_under(master.secret, record)
-    if asked != "aws:kms":
-        return None
-    return _kms_seal(call, key_id or DEFAULT_KMS_KEY, default is not None and default.bucket_key)
+        return sealed_under(customer.secret, Encryption(Mode.CUSTOMER), md5=customer.md5)
+    try:
+        if asked == "AES256":
+            return node_seal(keyring)
+        if asked == "aws:kms":
+            context = values.get("SSEKMSEncryptionContext", "")
+            by_default = default is not None and default.bucket_key
+            return kms_seal(
+                keyring,
+                values.get("SSEKMSKeyId", ""),
+                bucket_key=values.get("BucketKeyEnabled", by_default),
+                digest=_read_context(context),
+                context=context,
+            )
+        seal = default_seal(keyring, bucket)
+    except NoSuchMasterKey as exc:
+        message = f"Invalid keyId '{exc.key_id[:256]}'"
+        raise S3Error("KMS.NotFoundException", message) from None
+    return node_seal(keyring) if seal is None and source is not None else seal
 
 
-def _check_kms_members(values: Mapping[str, Any], asked: str | None) -> None:
+def _check_node_members(values: Mapping[str, Any], asked: str | None) -> None:
     if asked == "aws:kms:dsse":
-        raise not_implemented(f"{_HEADER}: {asked}")
+        raise not_implemented(f"{HEADER}: {asked}")
     if asked not in (None, "AES256", "aws:kms"):
         raise S3Error(
             "InvalidArgument",
             "The encryption method specified is not supported",
-            ArgumentName=_HEADER,
+            ArgumentName=HEADER,
             ArgumentValue=asked[:64],
         )
     if asked != "aws:kms" and ("SSEKMSKeyId" in values or "SSEKMSEncryptionContext" in values):
@@ -308,27 +124,9 @@ def _check_kms_members(values: Mapping[str, Any], asked: str | None) -> None:
             "InvalidArgument",
             "Server Side Encryption with AWS KMS managed key requires HTTP header"
             " x-amz-server-side-encryption : aws:kms",
-            ArgumentName=_HEADER,
+            ArgumentName=HEADER,
             ArgumentValue=asked or "null",
         )
-
-
-def _kms_seal(call: Call, key_id: str, default_bucket_key: bool) -> Seal:
-    try:
-        if key_id == NODE_KEY:
-            raise NoSuchMasterKey(key_id)
-        master = call.volume.keyring.newest(key_id)
-    except NoSuchMasterKey:
-        raise S3Error("KMS.NotFoundException", f"Invalid keyId '{key_id[:256]}'") from None
-    context = call.input.get("SSEKMSEncryptionContext", "")
-    record = Encryption(
-        Mode.KMS,
-        key=master.id,
-        version=master.version,
-        context=_read_context(context),
-        bucket_key=call.input.get("BucketKeyEnabled", default_bucket_key),
-    )
-    return _sealed_under(master.secret, record, context=context)
 
 
 def _read_context(header: str) -> bytes:
@@ -342,16 +140,11 @@ def _read_context(header: str) -> bytes:
     if not isinstance(pairs, dict) or not all(isinstance(each, str) for each in pairs.values()):
         raise S3Error(
             "InvalidArgument",
-            f"The header '{_HEADER}-context' shall be Base64-encoded UTF-8 string holding JSON"
+            f"The header '{HEADER}-context' shall be Base64-encoded UTF-8 string holding JSON"
             " which represents a string-string map",
-            ArgumentName=f"{_HEADER}-context",
+            ArgumentName=f"{HEADER}-context",
         )
     return hashlib.sha256(json.dumps(pairs, sort_keys=True).encode()).digest()
-
-
-def _sealed_under(secret: bytes, record: Encryption, md5: str = "", context: str = "") -> Seal:
-    data_key = encryption.new_data_key()
-    return Seal(record.under(secret, data_key), data_key, md5, context)
 
 
 # -------------------------------------------------------------------------------------- reading
@@ -364,7 +157,7 @@ def open_seal(call: Call, found: Object, *, copied: bool = False) -> Seal | None
     InvalidRequest without the key of an SSE-C object, or with one of another; AccessDenied for the
     wrong key."""
     record = Encryption.of(found.attributes)
-    customer = customer_key(call, _COPY_SOURCE if copied else _CUSTOMER)
+    customer = customer_key(call, COPY_SOURCE if copied else OWN)
     if record is None or record.mode != Mode.CUSTOMER:
         if customer is not None:
             raise S3Error(
@@ -403,7 +196,7 @@ def _opened_by_node(keyring: Keyring, record: Encryption) -> Seal:
 
 def check_read_headers(call: Call) -> None:
     """InvalidArgument for headers that say how to encrypt what is only read."""
-    for header in (_HEADER, f"{_HEADER}-aws-kms-key-id", f"{_HEADER}-context"):
+    for header in (HEADER, f"{HEADER}-aws-kms-key-id", f"{HEADER}-context"):
         if header in call.headers:
             raise _unsupported(header, call.headers[header])
 
@@ -449,7 +242,7 @@ def check_upload_headers(call: Call, record: Encryption | None) -> None:
     """InvalidArgument for headers that ask for another encryption than the upload was created
     with. Amazon refuses them all; clients that repeat what they said first are let through."""
     created = {} if record is None else Seal(record, b"").headers
-    for header in (_HEADER, f"{_HEADER}-aws-kms-key-id", f"{_HEADER}-context"):
+    for header in (HEADER, f"{HEADER}-aws-kms-key-id", f"{HEADER}-context"):
         value = call.headers.get(header)
         if value is not None and value != created.get(header):
             raise _unsupported(header, value)
@@ -462,7 +255,7 @@ def completed(call: Call, upload: UploadRecord, parts: list[SealedPart]) -> Encr
     checked where it is given."""
     record = Encryption.of(upload.attributes)
     check_upload_headers(call, record)
-    given = any(member in call.input for member in READ_MEMBERS.split())
+    given = any(member in call.input for member in CUSTOMER_MEMBERS.split())
     if given or (record is not None and record.mode == Mode.CUSTOMER and upload.checksum_algorithm):
         open_upload(call, upload)
     if record is None:

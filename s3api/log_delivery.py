@@ -34,6 +34,7 @@ from s3api.buckets import region_of
 from s3api.config import GatewayConfig
 from s3api.model import MODEL
 from s3api.parsing import read_kept
+from s3api.seals import attributes_of, default_seal, sealed, sealed_etag, sealing, stored_size
 from s3api.threads import Threads
 
 log = logging.getLogger(__name__)
@@ -231,14 +232,19 @@ class LogDelivery:
         return True
 
     def _put(self, target: Bucket, key: bytes, body: bytes) -> None:
-        attributes = ObjectAttributes(content_type="text/plain", owner=target.owner)
+        seal = default_seal(self._volume.keyring, target)
+        attributes = attributes_of(
+            seal, ObjectAttributes(content_type="text/plain", owner=target.owner)
+        )
+        size_bytes = stored_size(seal, key, len(body))
         writer = self._volume.objects.writer(
-            target.name, key, size_bytes=len(body), attributes=attributes
+            target.name, key, size_bytes=size_bytes, attributes=attributes
         )
         try:
-            writer.write(body)
-            etag = hashlib.md5(body, usedforsecurity=False).hexdigest()
-            writer.commit(etag=etag, attributes=attributes, check=None)
+            sealer = sealing(seal, writer, key)
+            sealer.write(body)
+            etag = sealed_etag(seal, hashlib.md5(body, usedforsecurity=False).hexdigest())
+            sealed(sealer).commit(etag=etag, attributes=attributes, check=None)
         finally:
             writer.abort()
 

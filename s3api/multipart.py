@@ -36,22 +36,8 @@ from s3api.checksums import (
     multipart_etag,
 )
 from s3api.conditions import Range, WriteCondition, parse_copy_range
-from s3api.encryption import (
-    COPY_SOURCE_MEMBERS,
-    READ_MEMBERS,
-    WRITE_MEMBERS,
-    Seal,
-    attributes_of,
-    completed,
-    customer_key,
-    open_seal,
-    open_upload,
-    output_of,
-    seal_for,
-    sealed,
-    sealing,
-)
-from s3api.encryption import etag_of as sealed_etag
+from s3api.customer_keys import COPY_SOURCE_MEMBERS, CUSTOMER_MEMBERS, customer_key
+from s3api.encryption import WRITE_MEMBERS, completed, open_seal, open_upload, seal_for
 from s3api.entity import ATTRIBUTE_MEMBERS, check_of, quoted_etag, storage_class_of
 from s3api.errors import S3Error, not_implemented
 from s3api.lifecycle import expiration_headers
@@ -60,6 +46,7 @@ from s3api.operations import Call, offers
 from s3api.paging import key_text, read_limit
 from s3api.patience import patient
 from s3api.payload import PUT_BYTES_MAX, BodyPlan, Received, Receiver
+from s3api.seals import Seal, attributes_of, output_of, sealed, sealed_etag, sealing
 from s3api.transfer import read_document, receive
 from s3api.versioning import made_version
 
@@ -159,7 +146,7 @@ def _part_number(call: Call) -> int:
 
 @offers(
     "UploadPart",
-    f"Body ContentLength ContentMD5 PartNumber UploadId {_CHECKSUMS} {READ_MEMBERS}",
+    f"Body ContentLength ContentMD5 PartNumber UploadId {_CHECKSUMS} {CUSTOMER_MEMBERS}",
 )
 async def upload_part(call: Call) -> web.StreamResponse:
     number = _part_number(call)
@@ -209,7 +196,7 @@ def _part_writer(
     "UploadPartCopy",
     "CopySource CopySourceIfMatch CopySourceIfModifiedSince CopySourceIfNoneMatch"
     " CopySourceIfUnmodifiedSince CopySourceRange ExpectedSourceBucketOwner PartNumber UploadId"
-    f" {READ_MEMBERS} {COPY_SOURCE_MEMBERS}",
+    f" {CUSTOMER_MEMBERS} {COPY_SOURCE_MEMBERS}",
 )
 @patient
 async def upload_part_copy(call: Call) -> web.StreamResponse:
@@ -282,7 +269,7 @@ def _etag_of_range(call: Call, source: Object, chosen: Range) -> str:
     return md5.hexdigest()
 
 
-@offers("ListParts", f"MaxParts PartNumberMarker UploadId {READ_MEMBERS}")
+@offers("ListParts", f"MaxParts PartNumberMarker UploadId {CUSTOMER_MEMBERS}")
 async def list_parts(call: Call) -> web.StreamResponse:
     upload = _upload_of(call)
     if customer_key(call) is not None:
@@ -330,7 +317,7 @@ async def list_parts(call: Call) -> web.StreamResponse:
 @offers(
     "CompleteMultipartUpload",
     "ChecksumType IfMatch IfNoneMatch MpuObjectSize MultipartUpload UploadId"
-    f" {_CHECKSUMS} {READ_MEMBERS}",
+    f" {_CHECKSUMS} {CUSTOMER_MEMBERS}",
 )
 @patient
 async def complete_multipart_upload(call: Call) -> web.StreamResponse:

@@ -33,25 +33,16 @@ from s3api.conditions import (
     parse_range,
     part_range,
 )
+from s3api.customer_keys import COPY_SOURCE_MEMBERS, CUSTOMER_MEMBERS
 from s3api.encryption import (
-    COPY_SOURCE_MEMBERS,
-    READ_MEMBERS,
     WRITE_MEMBERS,
-    Seal,
     asks_for_other,
-    attributes_of,
     check_read_headers,
-    headers_of,
     new_seal,
     open_seal,
-    output_of,
     seal_for,
-    sealed,
-    sealing,
     shared_seal,
-    stored_size,
 )
-from s3api.encryption import etag_of as sealed_etag
 from s3api.entity import (
     ATTRIBUTE_MEMBERS,
     RESPONSE_OVERRIDES,
@@ -73,6 +64,16 @@ from s3api.lifecycle import expiration_headers
 from s3api.operations import Call, offers
 from s3api.patience import patient
 from s3api.payload import PUT_BYTES_MAX, BodyPlan, Received, Receiver
+from s3api.seals import (
+    Seal,
+    attributes_of,
+    headers_of,
+    output_of,
+    sealed,
+    sealed_etag,
+    sealing,
+    stored_size,
+)
 from s3api.transfer import read_document, receive, send
 from s3api.versioning import (
     find_version,
@@ -87,7 +88,7 @@ _CHECKSUMS = " ".join(algorithm.member for algorithm in ALGORITHMS.values())
 _READ_CONDITIONS = "IfMatch IfModifiedSince IfNoneMatch IfUnmodifiedSince"
 _READ = (
     f"ChecksumMode PartNumber Range VersionId {_READ_CONDITIONS} {RESPONSE_OVERRIDES}"
-    f" {READ_MEMBERS}"
+    f" {CUSTOMER_MEMBERS}"
 )
 
 
@@ -225,7 +226,7 @@ def _read_headers(call: Call, found: Object) -> tuple[dict[str, str], Range | No
 
 @offers(
     "GetObjectAttributes",
-    f"MaxParts ObjectAttributes PartNumberMarker VersionId {READ_MEMBERS}",
+    f"MaxParts ObjectAttributes PartNumberMarker VersionId {CUSTOMER_MEMBERS}",
 )
 async def get_object_attributes(call: Call) -> web.StreamResponse:
     asked = {name.strip() for name in call.input.get("ObjectAttributes", "").split(",")}
@@ -365,7 +366,7 @@ def _delete_one(call: Call, key: bytes, each: dict[str, Any]) -> dict[str, Any]:
 @patient
 async def copy_object(call: Call) -> web.StreamResponse:
     condition = WriteCondition(call.input, call.key)
-    source, copied, seal = await call.threads.metadata(_copy, call, condition)
+    source, copied, seal = await call.threads.transfer(_copy, call, condition)
     attributes = copied.attributes
     return call.document(
         {

@@ -18,6 +18,7 @@ from cache.errors import SealedContent
 from cache.records import WriteMode
 from tests.support import s3
 from tests.support.s3 import Door, serving
+from tests.support.stores import Backend, moto_backend
 from tests.support.volume import some_bytes, wait_until
 
 numbers = count(1)
@@ -449,6 +450,30 @@ def test_copies_of_sse_c_need_the_sources_key(door: Door, client: Any, bucket: s
     assert refusal(client.head_object, Bucket=bucket, Key="copy")[0] == 404
 
 
+def test_each_version_has_a_key_of_its_own(client: Any, bucket: str) -> None:
+    where = {"Bucket": bucket, "Key": "key"}
+    client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    first = client.put_object(**where, Body=b"first", **customer("a"))["VersionId"]
+    second = client.put_object(**where, Body=b"second", **customer("b"))["VersionId"]
+    client.put_object(**where, Body=b"third", **NODE)
+    for version, letter, body in ((first, "a", b"first"), (second, "b", b"second")):
+        got = client.get_object(**where, VersionId=version, **customer(letter))
+        assert got["Body"].read() == body
+    get = {**where, "VersionId": first}
+    assert refusal(client.get_object, **get, **customer("b")) == (403, "AccessDenied")
+    client.copy_object(
+        Bucket=bucket,
+        Key="copy",
+        CopySource={**where, "VersionId": first},
+        **customer("a", "CopySourceSSECustomer"),
+        **KMS,
+    )
+    got = client.get_object(Bucket=bucket, Key="copy")
+    assert (got["Body"].read(), said(got)) == (b"first", KMS)
+    sizes = [each["Size"] for each in client.list_object_versions(Bucket=bucket)["Versions"]]
+    assert sizes == [5, 5, 6, 5]
+
+
 # ------------------------------------------------------------------------------- bucket default
 
 
@@ -575,6 +600,54 @@ def test_after_the_index_is_lost(tmp_path: Path, keeps_keyring: bool) -> None:
         if keeps_keyring:
             got = client.get_object(Bucket="bucket", Key="big", PartNumber=2)
             assert got["Body"].read() == parts[2]
+
+
+@pytest.fixture(scope="module")
+def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
+    with moto_backend(tmp_path_factory.mktemp("moto")) as backend:
+        yield backend
+
+
+@pytest.mark.parametrize("write_mode", [WriteMode.WRITE_BACK, WriteMode.WRITE_THROUGH])
+def test_an_s3_store_has_what_opens_the_objects(
+    moto: Backend, tmp_path: Path, write_mode: WriteMode
+) -> None:
+    name = f"bucket-{write_mode.replace('_', '-')}"
+    parts = {1: some_bytes(5 * MIB), 2: some_bytes(5 * MIB, 2), 7: some_bytes(100)}
+    with moto.opened() as store:
+        first, second = tmp_path / "first", tmp_path / "second"
+        first.mkdir()
+        with serving(first, access_log="off", behind=store, write_mode=write_mode) as door:
+            door.volume.keyring.create(KMS_KEY)
+            client = door.client()
+            client.create_bucket(Bucket=name)
+            for key, mode in ENCRYPTED.items():
+                body = b"body of " + key.encode()
+                client.put_object(Bucket=name, Key=key, Body=body, Metadata={"a": "b"}, **mode)
+            done = upload(client, name, parts, KMS)
+            wait_until(lambda: persisted(door))
+        (second / "state").mkdir(parents=True, mode=0o700)
+        shutil.copy(first / "state" / "keyring.json", second / "state")
+        with serving(second, access_log="off", behind=store) as door:
+            door.volume.buckets.adopt()
+            client = door.client()
+            for key, mode in ENCRYPTED.items():
+                got = client.get_object(Bucket=name, Key=key, **reading(mode))
+                assert (got["Body"].read(), said(got)) == (
+                    b"body of " + key.encode(),
+                    expected(mode),
+                )
+                assert got["Metadata"] == {"a": "b"}
+            head = client.head_object(Bucket=name, Key="big")
+            assert head["ContentLength"] == 10 * MIB + 100
+            if write_mode == WriteMode.WRITE_BACK:  # else it came too late to be kept
+                assert head["ETag"] == done["ETag"]
+            got = client.get_object(Bucket=name, Key="big", Range=f"bytes={5 * MIB - 5}-")
+            assert got["Body"].read() == (parts[1] + parts[2] + parts[7])[5 * MIB - 5 :]
+            last = client.get_object(Bucket=name, Key="big", PartNumber=3)
+            assert last["Body"].read() == parts[7]
+            sizes = [each["Size"] for each in client.list_objects(Bucket=name)["Contents"]]
+            assert sizes == [10 * MIB + 100, *(len(key) + 8 for key in sorted(ENCRYPTED))]
 
 
 def test_bytes_that_others_changed_in_the_store_are_no_answer(tmp_path: Path) -> None:

@@ -206,3 +206,14 @@ def test_a_record_has_the_fields_of_amazons_format() -> None:
         ' - - 7 - "a%22b%0A" "-"'
         " - h - - - s3.test TLSv1.3 - -"
     )
+
+
+def test_a_log_is_encrypted_as_its_target_asks(client: Any, bucket: str, target: str) -> None:
+    rule = {"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "AES256"}}
+    client.put_bucket_encryption(Bucket=target, ServerSideEncryptionConfiguration={"Rules": [rule]})
+    enable(client, bucket, target)
+    client.put_object(Bucket=bucket, Key="key", Body=b"hello")
+    wait_until(lambda: len(delivered(client, target)) >= 1)
+    [entry, *_] = client.list_objects_v2(Bucket=target)["Contents"]
+    head = client.head_object(Bucket=target, Key=entry["Key"])
+    assert head["ServerSideEncryption"] == "AES256"

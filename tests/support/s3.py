@@ -26,6 +26,7 @@ from botocore.credentials import Credentials
 from cache.config import CacheConfig, VolumeConfig
 from cache.keys import AccessKey
 from cache.records import WriteMode
+from cache.stores.base import Store
 from cache.stores.posix import PosixStore, PosixStoreConfig
 from cache.volume import Volume
 from s3api.config import AuthConfig, GatewayConfig
@@ -201,12 +202,14 @@ def serving(
     auth: AuthConfig | None = None,
     write_mode: WriteMode = WriteMode.WRITE_BACK,
     capacity_bytes: int = 1 << 30,
+    behind: Store | None = None,
     **settings: Any,
 ) -> Iterator[Door]:
-    """A gateway over a fresh volume below `directory`; settings are those of GatewayConfig."""
+    """A gateway over a fresh volume below `directory`; settings are those of GatewayConfig.
+    behind: a store of the caller's, instead of a directory."""
     store = directory / "store"
     store.mkdir()
-    stores = {"local": PosixStore(PosixStoreConfig(path=store))}
+    stores = {"local": behind or PosixStore(PosixStoreConfig(path=store))}
     config = VolumeConfig(
         CacheConfig(state_dir=directory / "state", capacity_bytes=capacity_bytes),
         creatable_store="local",
