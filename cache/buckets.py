@@ -141,8 +141,7 @@ class Buckets:
     def create(self, name: str, owner: str, settings: Mapping[str, bytes] | None = None) -> Bucket:
         """BucketExists (with its owner), StoreNotCreatable, InvalidName; a StoreError if the store
         cannot note the bucket. settings: documents that it has from the start."""
-        if not _NAME.match(name) or re.match(r"^\d+\.\d+\.\d+\.\d+$", name):
-            raise InvalidName(f"not a bucket name: {name}")
+        check_bucket_name(name)
         store = self._config.creatable_store
         if store is None:
             raise StoreNotCreatable("no store is marked creatable")
@@ -159,8 +158,9 @@ class Buckets:
         with self._hold_settings(name):
             with self._index.read() as txn:
                 found = txn.record(Table.BUCKETS, name.encode(), Bucket)
-            if found is not None:
-                raise BucketExists(name, found.owner)
+                linked = txn.get(Table.BUCKET_LINKS, name.encode()) is not None
+            if found is not None or linked:
+                raise BucketExists(name, "" if found is None else found.owner)
             # Asked first: the place may hold objects, and a store that does not answer gets no
             # bucket.
             left_over = bool(self._stores[store].list(place, delimiter=False, limit=2).entries)
@@ -364,3 +364,9 @@ def _make(txn: Txn, name: str, store: str, location: str, kept: Kept, *, listed:
     bucket = Bucket(name, root.id, store, location, created_ns, kept.owner, kept.settings)
     txn.put_record(Table.BUCKETS, name.encode(), bucket)
     return bucket
+
+
+def check_bucket_name(name: str) -> None:
+    """InvalidName unless a bucket may have this name."""
+    if not _NAME.match(name) or re.match(r"^\d+\.\d+\.\d+\.\d+$", name):
+        raise InvalidName(f"not a bucket name: {name}")

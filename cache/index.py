@@ -62,6 +62,7 @@ class Table(enum.StrEnum):
     KEYS = "keys"
     USERS = "users"
     GROUPS = "groups"
+    BUCKET_LINKS = "bucket_links"
 
 
 class Txn:

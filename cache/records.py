@@ -145,6 +145,14 @@ class Bucket(msgspec.Struct, array_like=True, frozen=True):
     unread: bool = False  # entered while its store did not say what its settings are
 
 
+class BucketLink(msgspec.Struct, array_like=True, frozen=True):
+    """A further name of a bucket."""
+
+    name: str
+    bucket: str
+    created_ns: int
+
+
 class UploadRecord(msgspec.Struct, array_like=True, frozen=True):
     """A multipart upload that is neither completed nor aborted."""
 

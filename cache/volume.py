@@ -14,6 +14,7 @@ from collections.abc import Mapping
 
 from cache import changes, metrics
 from cache.admission import Admission
+from cache.bucket_links import BucketLinks
 from cache.buckets import Buckets
 from cache.config import VolumeConfig
 from cache.contents import Contents
@@ -62,6 +63,7 @@ class Volume:
         self.contents = Contents(self.index, self.segments)
         locks = NodeLocks(cache.run_dir / "locks")
         self.buckets = Buckets(self.index, config, stores, locks)
+        self.bucket_links = BucketLinks(self.index)
         self.discovery = Discovery(self.index, self.buckets, locks, cache)
         self.fetcher = Fetcher(
             self.index,

@@ -26,6 +26,7 @@ from node.commands import (
     stat,
     status,
     users,
+    volumes,
 )
 from node.commands.options import print_json
 from node.errors import ExitCode, OperatorError
@@ -55,6 +56,7 @@ app.add_typer(kms.app, name="kms")
 app.add_typer(users.app, name="users")
 app.add_typer(groups.app, name="groups")
 app.add_typer(buckets.app, name="buckets")
+app.add_typer(volumes.app, name="volumes")
 
 
 def main() -> None:

@@ -6,12 +6,14 @@ nobody's, and everybody's list shows it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from aiohttp import web
 
 from cache.errors import BucketExists, BucketNotEmpty
 from cache.records import Bucket
+from cache.volume import Volume
 from s3api.acl import GRANT_HEADERS, shown_user
 from s3api.acls import new_bucket_settings
 from s3api.config import GatewayConfig
@@ -47,7 +49,7 @@ async def list_buckets(call: Call) -> web.StreamResponse:
     user = call.identity.user
     shown = [
         bucket
-        for bucket in await call.threads.metadata(call.volume.buckets.list)
+        for bucket in await call.threads.metadata(_all_names, call.volume)
         if bucket.owner in ("", user)
         and bucket.name.startswith(prefix)
         and bucket.name > after
@@ -65,6 +67,10 @@ async def list_buckets(call: Call) -> web.StreamResponse:
             "Prefix": values.get("Prefix"),
         }
     )
+
+
+def _all_names(volume: Volume) -> Sequence[Bucket]:
+    return volume.bucket_links.with_links(volume.buckets.list())
 
 
 def region_of(config: GatewayConfig, bucket: Bucket) -> str:

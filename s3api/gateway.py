@@ -186,6 +186,9 @@ class Gateway:
             raise S3Error("InvalidURI")
         headers = _read_headers(request)
         target = parse_target(raw_path, headers.get("host", ""), self._config.domain)
+        bucket = self._door.volume.bucket_links.resolve(target.bucket)
+        if bucket != target.bucket:
+            entry.link, target = target.bucket, Target(bucket, target.key)
         entry.bucket, entry.key = target.bucket, target.key
         return headers, raw_path, raw_query, target
 
@@ -227,6 +230,8 @@ class Gateway:
         level = "key" if target.key else "bucket" if target.bucket else "service"
         operation = MODEL.route(request.method, level, query, headers)
         entry.operation = operation.name
+        if entry.link and operation.name in ("CreateBucket", "DeleteBucket"):
+            raise S3Error("AccessDenied", f"{entry.link} is a link to a bucket")
         authentication = UNPROVEN
         if operation not in SELF_PROVING:
             authentication = self._authenticator.authenticate(
@@ -238,6 +243,8 @@ class Gateway:
         values = (
             {} if offer is None else read_input(operation, offer.members, query, headers.items())
         )
+        if "CopySource" in values:
+            values["CopySource"] = self._follow_link(values["CopySource"])
         return Call(
             self._door,
             request,
@@ -249,6 +256,12 @@ class Gateway:
             authentication,
             entry.added_headers,
         )
+
+    def _follow_link(self, copy_source: str) -> str:
+        """x-amz-copy-source with the name of the bucket itself, where it names a link."""
+        raw_bucket, slash, rest = copy_source.removeprefix("/").partition("/")
+        bucket = self._door.volume.bucket_links.resolve(raw_bucket)
+        return copy_source if bucket == raw_bucket else f"{bucket}{slash}{rest}"
 
     async def _admit(self, call: Call) -> None:
         """Whether they may. What says only in its body who asks for what is asked about there."""
@@ -311,8 +324,8 @@ class _Entry:
     """What is known of a request for the log and the metrics, filled in as it becomes known."""
 
     __slots__ = (
-        "added_headers", "bucket", "code", "is_site", "key", "operation", "remote", "request",
-        "request_id", "started_s", "status", "user",
+        "added_headers", "bucket", "code", "is_site", "key", "link", "operation", "remote",
+        "request", "request_id", "started_s", "status", "user",
     )  # fmt: skip
 
     def __init__(self, request: web.BaseRequest) -> None:
@@ -322,6 +335,7 @@ class _Entry:
         self.added_headers: dict[str, str] = {}
         self.is_site = False
         self.bucket = ""
+        self.link = ""  # the name that led to the bucket, if it is another
         self.key = b""
         self.operation = ""
         self.user = ""

@@ -30,7 +30,7 @@ COMMANDS = [
     "s3 getsecret", "s3 revokesecret",
     "keys create", "keys revoke", "keys list",
     "kms create", "kms rotate", "kms list",
-    "buckets list", "buckets create", "buckets delete",
+    "buckets list", "buckets create", "buckets link", "buckets delete", "volumes list",
     "users create", "users list", "users show", "users change", "users delete",
     "users set-policy", "users drop-policy", "groups set-policy", "groups drop-policy",
     "groups create", "groups list", "groups show", "groups delete", "groups add", "groups remove",
@@ -253,6 +253,23 @@ def test_buckets_are_made_listed_and_removed(config: Path) -> None:
     assert taken["error"] == "bucket exists: photos"
     missing = answer(config, "buckets", "delete", "none", code=ExitCode.NOT_FOUND)
     assert missing["error"] == "no such bucket: none"
+
+
+def test_buckets_are_linked(config: Path) -> None:
+    with open_volume(load(config)) as volume:
+        volume.buckets.create("photos", "alice")
+    assert answer(config, "buckets", "link", "photos", "pictures") == {
+        "name": "pictures",
+        "bucket": "photos",
+    }
+    listed = answer(config, "buckets", "list")
+    assert [bucket["name"] for bucket in listed["buckets"]] == ["photos"]
+    assert listed["links"] == [{"name": "pictures", "bucket": "photos"}]
+    (shown,) = answer(config, "volumes", "list")["volumes"]
+    assert shown == {"name": "s3v", "buckets": 1, "links": 1}
+    assert answer(config, "buckets", "delete", "pictures") == {"deleted": "pictures"}
+    listed = answer(config, "buckets", "list")
+    assert (len(listed["buckets"]), listed["links"]) == (1, [])
 
 
 def test_flush_without_a_node_persists_by_itself(config: Path, tmp_path: Path) -> None:

@@ -35,8 +35,10 @@ def list_buckets(config: ConfigOption = None, as_json: JsonOption = False) -> No
             }
             for bucket in volume.buckets.list()
         ]
+        links = volume.bucket_links.list()
     if as_json:
-        print_json({"buckets": found})
+        linked = [{"name": link.name, "bucket": link.bucket} for link in links]
+        print_json({"buckets": found, "links": linked})
     else:
         print_table(
             ("NAME", "STORE", "PREFIX", "WRITE MODE", "OWNER", "MADE BY"),
@@ -52,6 +54,9 @@ def list_buckets(config: ConfigOption = None, as_json: JsonOption = False) -> No
                 for b in found
             ),
         )
+        if links:
+            typer.echo()
+            print_table(("LINK", "LEADS TO"), ((link.name, link.bucket) for link in links))
 
 
 @app.command()
@@ -74,13 +79,33 @@ def create(
 
 
 @app.command()
+def link(
+    bucket: NameArgument,
+    name: Annotated[str, typer.Argument(help="The further name.")],
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Let S3 clients see a bucket by another name, too; `forebay buckets delete` removes the link.
+
+    Example: `forebay buckets link photos pictures`
+    """
+    with open_volume(load(config)) as volume:
+        made = volume.bucket_links.create(name, bucket)
+    if as_json:
+        print_json({"name": made.name, "bucket": made.bucket})
+    else:
+        typer.echo(f"{made.name} leads to {made.bucket}.")
+
+
+@app.command()
 def delete(name: NameArgument, config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Remove a bucket that is empty.
+    """Remove a bucket that is empty, or a link; what a link leads to stays.
 
     Example: `forebay buckets delete photos`
     """
     with open_volume(load(config)) as volume:
-        volume.buckets.delete(name)
+        if not volume.bucket_links.delete(name):
+            volume.buckets.delete(name)
     if as_json:
         print_json({"deleted": name})
     else:
