@@ -57,7 +57,7 @@ async def delete_bucket_lifecycle(call: Call) -> web.StreamResponse:
 
 def expiration_headers(call: Call, current: Object) -> dict[str, str]:
     """x-amz-expiration of a current object, where a rule will remove it."""
-    text = call.volume.buckets.get(current.bucket).settings.get(DOCUMENT)
+    text = call.access.bucket.settings.get(DOCUMENT)
     if text is None:
         return {}
     found = first_expiry(enabled_rules(text), current)
