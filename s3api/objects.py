@@ -201,7 +201,8 @@ def _read_headers(call: Call, found: Object) -> tuple[dict[str, str], Range | No
     headers = object_headers(found)
     check_read(values, Validators(found), headers)
     headers |= response_overrides(values)
-    headers |= expiration_headers(call, found)
+    if "VersionId" not in values:
+        headers |= expiration_headers(call, found)
     chosen = None
     if "PartNumber" in values:
         if "Range" in values:

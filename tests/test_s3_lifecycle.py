@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from email.utils import parsedate_to_datetime
 from itertools import count
@@ -14,6 +15,8 @@ import pytest
 from botocore.exceptions import ClientError
 
 from cache.records import ObjectAttributes, WriteMode
+from cache.version_listing import ListedVersion
+from cache.versions import ENABLED, STATUS
 from node.lifecycle import Lifecycle
 from s3api.documents import write_document
 from s3api.errors import S3Error
@@ -255,3 +258,73 @@ def test_many_pages_go_in_one_round(box: TestVolume) -> None:
     set_rules(box, rule(Expiration=PAST))
     assert Lifecycle(box.volume, DAY_S).run_once() == 1100
     assert box.listed() == []
+
+
+def versions_of(box: TestVolume) -> list[tuple[bytes, bool]]:
+    """(key, is a delete marker), newest first."""
+    page = box.volume.objects.list_versions(BUCKET)
+    return [
+        (entry.object.key, entry.object.is_marker)
+        for entry in page.entries
+        if isinstance(entry, ListedVersion)
+    ]
+
+
+@pytest.fixture
+def versioned(box: TestVolume) -> TestVolume:
+    box.volume.buckets.change_settings(BUCKET, {STATUS: ENABLED.encode()})
+    return box
+
+
+def test_noncurrent_versions_go_and_the_newer_of_them_stay(versioned: TestVolume) -> None:
+    box = versioned
+    for number in range(6):
+        box.put(b"p/k", b"%d" % number)
+        box.put(b"q/k", b"%d" % number)
+    keep = {"NoncurrentDays": 1, "NewerNoncurrentVersions": 2}
+    set_rules(box, rule(NoncurrentVersionExpiration=keep))
+    assert Lifecycle(box.volume, DAY_S).run_once() == 0
+    soon = Lifecycle(box.volume, 1)
+    wait_until(lambda: soon.run_once() == 0 and versions_of(box).count((b"p/k", False)) == 3)
+    assert versions_of(box).count((b"q/k", False)) == 6
+    assert box.get(b"p/k") == b"5"
+
+
+def test_an_object_that_expires_in_a_versioned_bucket_leaves_a_marker(
+    versioned: TestVolume,
+) -> None:
+    box = versioned
+    box.put(b"p/k", b"1")
+    set_rules(box, rule(Expiration=PAST))
+    assert Lifecycle(box.volume, DAY_S).run_once() == 1
+    assert versions_of(box) == [(b"p/k", True), (b"p/k", False)]
+    assert Lifecycle(box.volume, DAY_S).run_once() == 0
+
+
+def test_a_marker_goes_when_it_is_all_there_is_of_its_key(versioned: TestVolume) -> None:
+    box = versioned
+    for key in (b"p/gone", b"p/left"):
+        box.put(key, b"1")
+        box.delete(key)
+    markers = {"ExpiredObjectDeleteMarker": True}
+    set_rules(box, rule(Expiration=markers))
+    lifecycle = Lifecycle(box.volume, DAY_S)
+    assert lifecycle.run_once() == 0
+    page = box.volume.objects.list_versions(BUCKET, prefix=b"p/gone")
+    (_, version) = page.entries
+    assert isinstance(version, ListedVersion)
+    box.volume.objects.delete(BUCKET, b"p/gone", version_id=version.object.version_id)
+    assert lifecycle.run_once() == 1
+    assert versions_of(box) == [(b"p/left", True), (b"p/left", False)]
+
+
+def test_what_object_lock_protects_stays(versioned: TestVolume) -> None:
+    box = versioned
+    locked = ObjectAttributes(own={"lock": "- 0 ON"})
+    box.put(b"p/k", b"1", attributes=locked)
+    box.put(b"p/k", b"2")
+    set_rules(box, rule(NoncurrentVersionExpiration={"NoncurrentDays": 1}))
+    soon = Lifecycle(box.volume, 1)
+    end_s = time.monotonic() + 1.5
+    wait_until(lambda: soon.run_once() == 0 and time.monotonic() > end_s)
+    assert versions_of(box) == [(b"p/k", False), (b"p/k", False)]
