@@ -1,6 +1,7 @@
 """Operations on a bucket's server access logging; `log_delivery.py` does what they ask for.
 
-The target must be its owner's own bucket; the node needs no permission in it beyond that.
+The target must be a bucket of the same owner, who must let logs be delivered into it
+(`log_permission.py`).
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from aiohttp import web
 
 from cache.errors import NoSuchBucket
 from cache.records import Bucket
+from s3api.acl import shown_user
 from s3api.documents import write_document
 from s3api.errors import S3Error, not_implemented
 from s3api.log_delivery import DOCUMENT
+from s3api.log_permission import may_deliver
 from s3api.model import MODEL
 from s3api.operations import Call, offers
 from s3api.transfer import read_document
@@ -51,6 +54,17 @@ def _check(call: Call, source: Bucket, enabled: dict[str, Any]) -> None:
         raise S3Error(
             "InvalidTargetBucketForLogging",
             "The owner for the bucket to be logged and the target bucket must be the same.",
+            TargetBucket=target.name,
+        )
+    owner_id = shown_user(target.owner, call.volume.users)["ID"]
+    prefix = enabled["TargetPrefix"]
+    # Where exactly a log will lie is not known yet: a policy may speak of the prefix.
+    if not any(may_deliver(source.name, target, key, owner_id) for key in (prefix, prefix + "0")):
+        raise S3Error(
+            "InvalidTargetBucketForLogging",
+            "You must either provide the necessary permissions to the logging service using a"
+            " bucket policy or give the log-delivery group WRITE and READ_ACP permissions to the"
+            " target bucket",
             TargetBucket=target.name,
         )
     if enabled.get("TargetGrants"):

@@ -23,7 +23,7 @@ from typing import Any
 
 from aiohttp import web
 
-from cache.errors import CacheError
+from cache.errors import CacheError, NotPermitted
 from cache.records import Bucket, ObjectAttributes
 from cache.users import Users
 from cache.volume import Volume
@@ -32,6 +32,7 @@ from s3api.access_records import AccessRecord, operation_name
 from s3api.acl import shown_user
 from s3api.buckets import region_of
 from s3api.config import GatewayConfig
+from s3api.log_permission import may_deliver
 from s3api.model import MODEL
 from s3api.parsing import read_kept
 from s3api.seals import attributes_of, default_seal, sealed, sealed_etag, sealing, stored_size
@@ -223,7 +224,12 @@ class LogDelivery:
         body = "".join(line + "\n" for line in lines).encode()
         try:
             target = self._volume.buckets.get(where.target)
-            self._put(target, where.key(datetime.now(UTC)).encode(), body)
+            key = where.key(datetime.now(UTC))
+            # Asked again each time: the bucket may be another one by now, of another owner.
+            owner_id = shown_user(target.owner, self._volume.users)["ID"]
+            if not may_deliver(where.source, target, key, owner_id):
+                raise NotPermitted("its owner does not let logs be delivered into it")
+            self._put(target, key.encode(), body)
         except CacheError as exc:
             log.warning("the log of %s is not delivered to %s: %s", where.source, where.target, exc)
             if exc.temporary:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -13,6 +14,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from cache.records import WriteMode
+from s3api import metrics
 from s3api.access_records import AccessRecord, operation_name
 from s3api.log_delivery import Log
 from tests.support import s3
@@ -44,8 +46,15 @@ def bucket(door: Door) -> str:
 
 
 @pytest.fixture
-def target(door: Door) -> str:
-    return make_bucket(door)
+def target(door: Door, client: Any) -> str:
+    return open_target(door, client)
+
+
+def open_target(door: Door, client: Any) -> str:
+    """A bucket into which logs may be delivered, by its ACL."""
+    name = make_bucket(door)
+    client.put_bucket_acl(Bucket=name, ACL="log-delivery-write")
+    return name
 
 
 def enable(client: Any, bucket: str, target: str, **more: Any) -> None:
@@ -93,6 +102,36 @@ def test_targets_are_checked(door: Door, client: Any, bucket: str, target: str) 
     grant = {"Grantee": {"Type": "CanonicalUser", "ID": "x"}, "Permission": "READ"}
     assert code(enable, client, bucket, target, TargetGrants=[grant]) == "NotImplemented"
     assert "LoggingEnabled" not in client.get_bucket_logging(Bucket=bucket)
+
+
+def allow(bucket: str, target: str, effect: str = "Allow") -> str:
+    statement = {
+        "Effect": effect,
+        "Principal": {"Service": "logging.s3.amazonaws.com"},
+        "Action": "s3:PutObject",
+        "Resource": f"arn:aws:s3:::{target}/log/*",
+        "Condition": {"ArnLike": {"aws:SourceArn": f"arn:aws:s3:::{bucket}"}},
+    }
+    return json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+
+
+def test_a_target_must_let_logs_in(door: Door, client: Any, bucket: str) -> None:
+    target = make_bucket(door)
+    assert code(enable, client, bucket, target) == "InvalidTargetBucketForLogging"
+    client.put_bucket_policy(Bucket=target, Policy=allow("another-bucket", target))
+    assert code(enable, client, bucket, target) == "InvalidTargetBucketForLogging"
+    client.put_bucket_policy(Bucket=target, Policy=allow(bucket, target))
+    enable(client, bucket, target)
+    client.list_objects_v2(Bucket=bucket)
+    wait_until(lambda: bool(delivered(client, target)))
+    client.put_bucket_acl(Bucket=target, ACL="log-delivery-write")
+    client.put_bucket_policy(Bucket=target, Policy=allow(bucket, target, "Deny"))
+    assert code(enable, client, bucket, target) == "InvalidTargetBucketForLogging"
+    before = len(delivered(client, target))
+    lost = metrics.LOST_LOG_RECORDS._value.get()
+    client.list_objects_v2(Bucket=bucket)
+    wait_until(lambda: metrics.LOST_LOG_RECORDS._value.get() > lost)
+    assert len(delivered(client, target)) == before
 
 
 def test_requests_are_delivered_as_lines(door: Door, client: Any, bucket: str, target: str) -> None:
@@ -153,8 +192,8 @@ def test_a_target_that_is_gone_loses_lines_and_nothing_else(
 def test_what_was_noted_is_delivered_when_the_gateway_stops(tmp_path: Path) -> None:
     mode = WriteMode.WRITE_THROUGH
     with serving(tmp_path, write_mode=mode, access_log="off", bucket_log_interval_s=3600) as door:
-        bucket, target = make_bucket(door), make_bucket(door)
         client = door.client()
+        bucket, target = make_bucket(door), open_target(door, client)
         enable(client, bucket, target)
         client.put_object(Bucket=bucket, Key="k", Body=b"x")
         store = door.store
