@@ -205,20 +205,21 @@ class Objects:
         after: bytes = b"",
         limit: int = 1000,
         directories: bool = False,
+        attributes: bool = False,
     ) -> Listing[Object]:
         """Keys in byte order, greater than `after`, at most `limit` keys and common prefixes.
 
         `after` may be a common prefix of an earlier page: all it stands for is skipped.
-        directories: show implicit directories as objects too.
+        directories: show implicit directories as objects too. attributes: of every object, which
+        cost as much as the rest of an entry; else only of those that have a storage class.
         """
         record = self._buckets.get(bucket)
 
         def make(txn: Txn, key: bytes, inode: Inode) -> Object:
-            # Attributes cost as much as the rest of an entry, and listings show one of them.
-            attributes = namespace.NO_ATTRIBUTES
-            if inode.flags & InodeFlag.CLASSED:
-                attributes = namespace.object_attributes(txn, inode)
-            return Object(bucket, key, inode, attributes)
+            found = namespace.NO_ATTRIBUTES
+            if attributes or inode.flags & InodeFlag.CLASSED:
+                found = namespace.object_attributes(txn, inode)
+            return Object(bucket, key, inode, found)
 
         return self._lister.list(
             record.root,

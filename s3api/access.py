@@ -213,10 +213,10 @@ class Access:
             return True
         if caller.user != self.bucket.owner or not caller.user:
             return False
-        return rule.holder is not Holder.OBJECT_OWNER or not self._has_guests
+        return rule.holder is not Holder.OBJECT_OWNER or not self.has_guests
 
     @property
-    def _has_guests(self) -> bool:
+    def has_guests(self) -> bool:
         """Whether an object here can be somebody else's than the bucket owner's."""
         return self.controls.acls_count and self.controls.guests
 

@@ -6,7 +6,7 @@ the three operations.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from aiohttp import web
@@ -20,6 +20,9 @@ from s3api.errors import S3Error
 from s3api.operations import Call, offers
 from s3api.paging import KeyText, decode_token, encode_token, key_text, read_limit
 from s3api.versioning import read_version_id
+
+OwnerOf = Callable[[Object], Mapping[str, str] | None]
+"""The Owner element of an object; None to leave it out."""
 
 
 def _given(values: Mapping[str, Any], name: str, text: KeyText) -> str | None:
@@ -37,13 +40,13 @@ async def _page(call: Call, after: bytes, limit: int) -> Listing[Object]:
             after=after,
             limit=limit,
             directories=call.door.config.list_directories,
+            # For their owners, where they can be others than the bucket's.
+            attributes=call.access.has_guests,
         )
     )
 
 
-def _contents(
-    page: Listing[Object], text: KeyText, owner: Mapping[str, str] | None
-) -> Sequence[dict[str, Any]]:
+def _contents(page: Listing[Object], text: KeyText, owner_of: OwnerOf) -> Sequence[dict[str, Any]]:
     return [
         {
             "Key": text(entry.key),
@@ -51,7 +54,7 @@ def _contents(
             "ETag": quoted_etag(entry),
             "Size": entry.size,
             "StorageClass": storage_class_of(entry.attributes),
-            "Owner": owner,
+            "Owner": owner_of(entry),
         }
         for entry in page.entries
         if isinstance(entry, Object)
@@ -64,8 +67,21 @@ def _prefixes(page: Listing[Object], text: KeyText) -> Sequence[dict[str, str]]:
     ]
 
 
-def _owner(call: Call) -> Mapping[str, str]:
-    return shown_user(call.access.bucket.owner, call.volume.users)
+def _owners(call: Call) -> OwnerOf:
+    """Whose an object is, as a listing shows it; each user is looked up once."""
+    users: dict[str, Mapping[str, str]] = {}
+
+    def owner_of(found: Object) -> Mapping[str, str]:
+        name = call.access.owner_of(found)
+        if name not in users:
+            users[name] = shown_user(name, call.volume.users)
+        return users[name]
+
+    return owner_of
+
+
+def _no_owner(_found: Object) -> None:
+    return None
 
 
 @offers("ListObjects", "Delimiter EncodingType Marker MaxKeys Prefix")
@@ -80,7 +96,7 @@ async def list_objects(call: Call) -> web.StreamResponse:
             "Marker": text(values.get("Marker", "").encode()),
             # Amazon gives it with a delimiter only; Alluxio always, and that harms nobody.
             "NextMarker": text(page.last) if page.truncated else None,
-            "Contents": _contents(page, text, _owner(call)),
+            "Contents": _contents(page, text, _owners(call)),
             "Name": call.bucket,
             # Never encoded: botocore, written against Amazon, does not decode this one.
             "Prefix": values.get("Prefix", ""),
@@ -108,7 +124,9 @@ async def list_objects_v2(call: Call) -> web.StreamResponse:
     return call.document(
         {
             "IsTruncated": page.truncated,
-            "Contents": _contents(page, text, _owner(call) if values.get("FetchOwner") else None),
+            "Contents": _contents(
+                page, text, _owners(call) if values.get("FetchOwner") else _no_owner
+            ),
             "Name": call.bucket,
             "Prefix": text(values.get("Prefix", "").encode()),
             "Delimiter": _given(values, "Delimiter", text),
@@ -147,7 +165,7 @@ async def list_object_versions(call: Call) -> web.StreamResponse:
             directories=call.door.config.list_directories,
         )
     )
-    owner = _owner(call)
+    owner_of = _owners(call)
     listed = [entry for entry in page.entries if isinstance(entry, ListedVersion)]
     return call.document(
         {
@@ -158,7 +176,7 @@ async def list_object_versions(call: Call) -> web.StreamResponse:
             "NextVersionIdMarker": page.last_version if page.truncated else None,
             "Versions": [
                 {
-                    **_version(entry, text, owner),
+                    **_version(entry, text, owner_of),
                     "ETag": quoted_etag(entry.object),
                     "Size": entry.object.size,
                     "StorageClass": storage_class_of(entry.object.attributes),
@@ -167,7 +185,7 @@ async def list_object_versions(call: Call) -> web.StreamResponse:
                 if not entry.object.is_marker
             ],
             "DeleteMarkers": [
-                _version(entry, text, owner) for entry in listed if entry.object.is_marker
+                _version(entry, text, owner_of) for entry in listed if entry.object.is_marker
             ],
             "Name": call.bucket,
             "Prefix": text(values.get("Prefix", "").encode()),
@@ -183,12 +201,12 @@ async def list_object_versions(call: Call) -> web.StreamResponse:
     )
 
 
-def _version(entry: ListedVersion, text: KeyText, owner: Mapping[str, str]) -> dict[str, Any]:
+def _version(entry: ListedVersion, text: KeyText, owner_of: OwnerOf) -> dict[str, Any]:
     shown = entry.object
     return {
         "Key": text(shown.key),
         "VersionId": shown.version_id,
         "IsLatest": entry.is_latest,
         "LastModified": shown.modified_ns,
-        "Owner": owner,
+        "Owner": owner_of(shown),
     }

@@ -543,6 +543,11 @@ def test_ownership(bucket: str, owner: Any, bob: Any) -> None:
     full = {"ACL": "bucket-owner-full-control"}
     bob.put_object(Bucket=bucket, Key="writers", Body=b"", **full)
     assert owner_of(owner, bucket, "writers") == "Bob B."
+    listed = owner.list_objects(Bucket=bucket)["Contents"]
+    assert [(each["Key"], each["Owner"]["DisplayName"]) for each in listed] == [
+        ("key", "tester"),
+        ("writers", "Bob B."),
+    ]
     bob.put_object(Bucket=bucket, Key="hidden", Body=b"")
     assert not can_read(owner, bucket, "hidden")
     ownership(owner, bucket, "BucketOwnerPreferred")

@@ -142,7 +142,7 @@ def _read(text: bytes, kind: Literal["bucket", "identity"]) -> Policy:
         raise MalformedPolicy("Too many statements")
     read = tuple(_statement(each, kind, variables=version == _CURRENT) for each in statements)
     sids = [statement.sid for statement in read if statement.sid]
-    if len(sids) != len(set(sids)):
+    if kind == "identity" and len(sids) != len(set(sids)):  # IAM insists on it, S3 does not
         raise MalformedPolicy("Statement IDs (SID) in a single policy must be unique.")
     return Policy(read, frozenset().union(*(_keys(statement) for statement in read)))
 
