@@ -1,8 +1,10 @@
 """Bucket links: further names by which S3 clients know a bucket, as Apache Ozone has them.
 
 A link is a name for a name: it leads to whatever bucket has that name now, and to none while there
-is none. A bucket of the link's own name comes first. Links are not seen in the mount, and not kept
-in the store. Blocking (a commit to change), thread-safe; `resolve` is inline.
+is none. A bucket of the link's own name comes first. Policies, also those of forms, name the bucket
+itself. Links are not seen in the mount, and not kept in the store.
+
+Blocking (a commit to change), thread-safe; `resolve` is inline.
 """
 
 from __future__ import annotations

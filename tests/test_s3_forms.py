@@ -14,7 +14,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s3api.config import AuthConfig
@@ -51,13 +51,21 @@ def encode(
     return lines + after.encode() + f"--{BOUNDARY}--\r\n".encode()
 
 
-def post(door: Door, fields: dict[str, Any], file: bytes | None = b"bytes", **form: Any) -> Answer:
-    return send(door, encode(fields, file, **form))
+def post(
+    door: Door,
+    fields: dict[str, Any],
+    file: bytes | None = b"bytes",
+    bucket: str = BUCKET,
+    **form: Any,
+) -> Answer:
+    return send(door, encode(fields, file, **form), bucket=bucket)
 
 
-def send(door: Door, body: bytes, headers: dict[str, str] | None = None) -> Answer:
+def send(
+    door: Door, body: bytes, headers: dict[str, str] | None = None, bucket: str = BUCKET
+) -> Answer:
     headers = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}", **(headers or {})}
-    return door.request("POST", f"/{BUCKET}", headers, body, sign=False)
+    return door.request("POST", f"/{bucket}", headers, body, sign=False)
 
 
 def signed(
@@ -264,6 +272,39 @@ def refused(door: Door, answer: Answer) -> tuple[int, str]:
 
 def test_forms_of_nobody(door: Door) -> None:
     assert refused(door, post(door, {"key": "refused"})) == (403, "AccessDenied")
+
+
+def test_forms_of_nobody_where_everybody_may_write(door: Door) -> None:
+    s3 = door.client()
+    s3.create_bucket(Bucket="everybodys", ACL="public-read-write")
+    tags = "<Tagging><TagSet><Tag><Key>k</Key><Value>v w</Value></Tag></TagSet></Tagging>"
+    fields = {"key": "posted", "acl": "public-read", "tagging": tags, "Content-Type": "a/b"}
+    answer = post(door, fields, bucket="everybodys")
+    assert answer.status == 204, answer.body
+    found = s3.get_object_tagging(Bucket="everybodys", Key="posted")
+    assert found["TagSet"] == [{"Key": "k", "Value": "v w"}]
+    read = door.request("GET", "/everybodys/posted", sign=False)
+    assert (read.status, read.body, read.headers["Content-Type"]) == (200, b"bytes", "a/b")
+    # Half of a signature makes nobody of somebody.
+    for name in ("policy", "signature", "AWSAccessKeyId", "x-amz-signature", "x-amz-credential"):
+        answer = post(door, {"key": "half", name: "x"}, bucket="everybodys")
+        assert (answer.status, answer.code) == (400, "InvalidArgument")
+    assert door.request("HEAD", "/everybodys/half").status == 404
+
+
+def test_what_no_form_may_do_though_its_policy_says_so(door: Door) -> None:
+    door.volume.buckets.create("others", "somebody-else")
+    answer = post(door, signed(door, bucket="others"), bucket="others")
+    assert (answer.status, answer.code) == (403, "AccessDenied")
+    for name, value, code in (
+        ("acl", "public-ready", "InvalidArgument"),
+        ("tagging", "<Tagging>", "MalformedXML"),
+        ("x-amz-storage-class", "CHEAP", "InvalidStorageClass"),
+        ("x-amz-meta-long", "m" * 2100, "MetadataTooLarge"),
+        ("x-amz-expected-bucket-owner", "0" * 64, "AccessDenied"),
+    ):
+        fields: dict[str, Any] = {"key": "refused", name: value}
+        assert refused(door, post(door, signed(door, **fields)))[1] == code
 
 
 @pytest.mark.parametrize("version", [2, 4])
@@ -510,6 +551,7 @@ def test_simple_takes_the_name_in_the_form(tmp_path: Path) -> None:
         assert post(door, {"key": "b"}).code == "InvalidAccessKeyId"
 
 
+@settings(deadline=None)
 @given(data=st.data(), file=st.binary(max_size=300))
 def test_a_form_is_the_same_in_any_division(data: st.DataObject, file: bytes) -> None:
     wire = encode({"key": "k", "x-ignore-b": "--" + BOUNDARY[:-2]}, file, name="f.txt")
@@ -527,6 +569,7 @@ def test_a_form_is_the_same_in_any_division(data: st.DataObject, file: bytes) ->
     assert form.file_name == "f.txt"
 
 
+@settings(deadline=None)
 @given(wire=st.binary(max_size=400))
 def test_no_bytes_break_the_parser(wire: bytes) -> None:
     form = Form("multipart/form-data; boundary=b")
