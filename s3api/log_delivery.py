@@ -13,7 +13,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import math
 import secrets
+import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -154,11 +156,14 @@ class LogDelivery:
         self._task = asyncio.get_running_loop().create_task(self._keep_delivering())
 
     async def stop(self) -> None:
-        """Deliver what was noted."""
+        """Deliver what was noted, for at most drain_timeout_s and one object more."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
-        await self._deliver()
+        await self._deliver(until_s=time.monotonic() + self._config.drain_timeout_s)
+        if self._notes:
+            log.warning("%d records of access logs are lost", len(self._notes))
+            metrics.LOST_LOG_RECORDS.inc(len(self._notes))
 
     def log_of(self, bucket: str, now_ns: int) -> tuple[Log, Bucket] | None:
         """Where a request for the bucket is to be logged; None: nowhere. Inline."""
@@ -209,13 +214,15 @@ class LogDelivery:
             if self._full.is_set():
                 await asyncio.sleep(1.0)  # a target takes nothing now
 
-    async def _deliver(self) -> None:
+    async def _deliver(self, until_s: float = math.inf) -> None:
+        """Put each log into its target, until this (monotonic) time; what is left stays noted."""
         notes, self._notes = self._notes, deque()
         batches: dict[Log, list[str]] = {}
         for where, line in notes:
             batches.setdefault(where, []).append(line)
         for where, lines in batches.items():
-            if not await self._threads.transfer(self._write, where, lines):
+            late = time.monotonic() > until_s
+            if late or not await self._threads.transfer(self._write, where, lines):
                 for line in lines:
                     self.note(where, line)
 
