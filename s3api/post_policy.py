@@ -8,7 +8,9 @@ The grammar and the rules are those of "Creating a POST policy" in Amazon's S3 A
 
 Every field of the form must be named by a condition, but for those that carry the signature or the
 file, those that begin with `x-ignore-`, and checksums of the file (which allow nothing: they hold
-the file to a value). A field that a condition names and the form lacks fails the condition.
+the file to a value). A field that a condition names and the form lacks counts as an empty one, as with
+Ceph and MinIO: `["starts-with", "$x-amz-meta-tag", ""]` allows it to be absent. Amazon's reference is
+silent, and Amazon is said to insist on the field.
 
 Pure; callable from any thread.
 """
@@ -37,10 +39,8 @@ class Condition:
     field: str  # in lower case, without the dollar
     value: str
 
-    def holds(self, text: str | None) -> bool:
-        """Whether a field with this text, None if there is none, fulfils it."""
-        if text is None:
-            return False
+    def holds(self, text: str) -> bool:
+        """Whether a field with this text fulfils it."""
         if self.operator == "eq":
             return text == self.value
         # "Content-Type values for a starts-with condition that include commas are interpreted as
@@ -91,7 +91,7 @@ class PostPolicy:
         if now >= self.expiration:
             raise S3Error("AccessDenied", "Invalid according to Policy: Policy expired.")
         for condition in self.conditions:
-            if not condition.holds(fields.get(condition.field)):
+            if not condition.holds(fields.get(condition.field, "")):
                 raise S3Error(
                     "AccessDenied",
                     f"Invalid according to Policy: Policy Condition failed: {condition}"[:512],
