@@ -28,6 +28,10 @@ def locking_of(bucket: Bucket) -> bytes | None:
     return bucket.settings.get(_LOCKING)
 
 
+LOCKED_FROM_THE_START = {STATUS: ENABLED.encode(), _LOCKING: b""}
+"""Settings of a bucket that is made with object lock."""
+
+
 class Versioning:
     def __init__(
         self,

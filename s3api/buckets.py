@@ -13,12 +13,13 @@ from aiohttp import web
 
 from cache.errors import BucketExists, BucketNotEmpty
 from cache.records import Bucket
+from cache.versioning import LOCKED_FROM_THE_START
 from cache.volume import Volume
 from s3api.acl import GRANT_HEADERS, shown_user
 from s3api.acls import new_bucket_settings
 from s3api.config import GatewayConfig
 from s3api.controls import ACL
-from s3api.errors import S3Error, not_implemented
+from s3api.errors import S3Error
 from s3api.keys import check_bucket_created
 from s3api.operations import Call, offers
 from s3api.paging import decode_token, encode_token
@@ -84,8 +85,6 @@ def region_of(config: GatewayConfig, bucket: Bucket) -> str:
 )
 async def create_bucket(call: Call) -> web.StreamResponse:
     """For one's own bucket as in Amazon's first region: it succeeds and resets the ACL."""
-    if call.input.get("ObjectLockEnabledForBucket"):  # rclone says that it is not to be
-        raise not_implemented("x-amz-bucket-object-lock-enabled")
     name = check_bucket_created(call.bucket)
     body = await read_document(call)
     configuration: dict[str, Any] = body.get("CreateBucketConfiguration", {})
@@ -103,6 +102,8 @@ def _create(call: Call, name: str, region: str) -> None:
     settings = new_bucket_settings(call)
     if region:
         settings[_LOCATION] = region.encode()
+    if call.input.get("ObjectLockEnabledForBucket"):
+        settings |= LOCKED_FROM_THE_START
     try:
         call.volume.buckets.create(name, call.identity.user, settings)
     except BucketExists as exists:

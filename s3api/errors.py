@@ -184,6 +184,14 @@ CODES: dict[str, tuple[int, str]] = {
         ),
     ),
     "NoSuchVersion": (404, "The specified version does not exist."),
+    "NoSuchObjectLockConfiguration": (
+        404,
+        "The specified object does not have a ObjectLock configuration.",
+    ),
+    "ObjectLockConfigurationNotFoundError": (
+        404,
+        "Object Lock configuration does not exist for this bucket.",
+    ),
     "NotImplemented": (
         501,
         "A header or query you provided implies functionality that is not implemented.",

@@ -38,6 +38,7 @@ from s3api import (  # noqa: F401
     cors,
     lifecycle,
     listing,
+    locking,
     metrics,
     multipart,
     objects,

@@ -41,6 +41,7 @@ from s3api.encryption import WRITE_MEMBERS, completed, open_seal, open_upload, s
 from s3api.entity import ATTRIBUTE_MEMBERS, check_of, quoted_etag, storage_class_of
 from s3api.errors import S3Error, not_implemented
 from s3api.lifecycle import expiration_headers
+from s3api.locking import LOCK_MEMBERS, with_default_lock
 from s3api.objects import copy_source, opened_source, plaintext, requested_attributes
 from s3api.operations import Call, offers
 from s3api.paging import key_text, read_limit
@@ -63,7 +64,7 @@ _CHECKSUMS = " ".join(algorithm.member for algorithm in ALGORITHMS.values())
 @offers(
     "CreateMultipartUpload",
     f"ACL ChecksumAlgorithm ChecksumType {OBJECT_GRANT_HEADERS} {ATTRIBUTE_MEMBERS}"
-    f" {WRITE_MEMBERS}",
+    f" {LOCK_MEMBERS} {WRITE_MEMBERS}",
 )
 async def create_multipart_upload(call: Call) -> web.StreamResponse:
     algorithm, kind = _read_checksum(call.input)
@@ -362,7 +363,7 @@ def _complete(call: Call, listed: list[dict[str, Any]], condition: WriteConditio
     kind = upload.attributes.checksum_type
     checksum = _object_checksum(algorithm, kind, parts)
     _check_claim(call, algorithm, kind, checksum)
-    attributes = _completed_attributes(upload, checksum, parts)
+    attributes = with_default_lock(call, _completed_attributes(upload, checksum, parts))
     record = completed(call, upload, [SealedPart(part.number, part.visible_size) for part in parts])
     return call.volume.uploads.complete(
         upload,

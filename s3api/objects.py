@@ -61,6 +61,13 @@ from s3api.entity import (
 from s3api.errors import S3Error, from_cache
 from s3api.keys import check_key, parse_copy_source
 from s3api.lifecycle import expiration_headers
+from s3api.locking import (
+    LOCK_MEMBERS,
+    lock_headers,
+    may_bypass,
+    with_default_lock,
+    with_requested_lock,
+)
 from s3api.operations import Call, offers
 from s3api.patience import patient
 from s3api.payload import PUT_BYTES_MAX, BodyPlan, Received, Receiver
@@ -98,7 +105,7 @@ _READ = (
 @offers(
     "PutObject",
     f"ACL Body ContentLength ContentMD5 IfMatch IfNoneMatch {OBJECT_GRANT_HEADERS}"
-    f" {ATTRIBUTE_MEMBERS} {WRITE_MEMBERS} {_CHECKSUMS}",
+    f" {ATTRIBUTE_MEMBERS} {LOCK_MEMBERS} {WRITE_MEMBERS} {_CHECKSUMS}",
 )
 async def put_object(call: Call) -> web.StreamResponse:
     condition = WriteCondition(call.input, call.key)
@@ -106,7 +113,7 @@ async def put_object(call: Call) -> web.StreamResponse:
     receiver = Receiver(plan, bytes_max=PUT_BYTES_MAX)
     # Before the body, so that a client that expects 100-continue need not send it.
     seal = await seal_for(call, call.volume.buckets.get(call.bucket))
-    attributes = attributes_of(seal, requested_attributes(call))
+    attributes = attributes_of(seal, with_default_lock(call, requested_attributes(call)))
 
     def begin() -> ObjectWriter | SealingWriter[ObjectWriter]:
         size_bytes = stored_size(seal, call.key, plan.size_bytes)
@@ -133,10 +140,11 @@ async def put_object(call: Call) -> web.StreamResponse:
 
 
 def requested_attributes(call: Call) -> ObjectAttributes:
-    """The attributes that a request asks for, with the new object's owner and ACL."""
+    """The attributes that a request asks for, with the new object's owner, ACL and lock."""
     attributes = read_attributes(call.input, tag_limits=call.door.config.tag_limits)
     owner, acl = new_object_access(call)
-    return msgspec.structs.replace(attributes, owner=owner, acl=acl)
+    attributes = msgspec.structs.replace(attributes, owner=owner, acl=acl)
+    return with_requested_lock(call, attributes)
 
 
 # ------------------------------------------------------------------------------------- get, head
@@ -198,7 +206,7 @@ def _read_headers(call: Call, found: Object) -> tuple[dict[str, str], Range | No
 
     NotModified, PreconditionFailed, InvalidRange, InvalidPartNumber."""
     values = call.input
-    headers = object_headers(found)
+    headers = object_headers(found) | lock_headers(found)
     check_read(values, Validators(found), headers)
     headers |= response_overrides(values)
     if "VersionId" not in values:
@@ -300,12 +308,6 @@ async def delete_object(call: Call) -> web.StreamResponse:
     )
 
 
-def may_bypass(call: Call, key: bytes) -> bool:
-    """Whether the request asks to be let past governance retention, and its caller may."""
-    asked = bool(call.input.get("BypassGovernanceRetention"))
-    return asked and call.access.allows("s3:BypassGovernanceRetention", key)
-
-
 @offers("DeleteObjects", "BypassGovernanceRetention Delete")
 async def delete_objects(call: Call) -> web.StreamResponse:
     call.volume.buckets.get(call.bucket)
@@ -361,7 +363,7 @@ def _delete_one(call: Call, key: bytes, each: dict[str, Any]) -> dict[str, Any]:
     f"ACL {OBJECT_GRANT_HEADERS} CopySource CopySourceIfMatch CopySourceIfModifiedSince"
     " CopySourceIfNoneMatch"
     " CopySourceIfUnmodifiedSince ExpectedSourceBucketOwner IfMatch IfNoneMatch"
-    f" MetadataDirective TaggingDirective {ATTRIBUTE_MEMBERS} {WRITE_MEMBERS}"
+    f" MetadataDirective TaggingDirective {ATTRIBUTE_MEMBERS} {LOCK_MEMBERS} {WRITE_MEMBERS}"
     f" {COPY_SOURCE_MEMBERS}",
 )
 @patient
@@ -392,7 +394,7 @@ def _copy(call: Call, condition: WriteCondition) -> tuple[Object, Object, Seal |
     source_seal = open_seal(call, source, copied=True)
     directive = _directive(values, "MetadataDirective", "x-amz-metadata-directive")
     tagging = _directive(values, "TaggingDirective", "x-amz-tagging-directive")
-    asked = requested_attributes(call)
+    asked = with_default_lock(call, requested_attributes(call))
     onto_itself = (source.bucket, source.key) == (call.bucket, call.key)
     changes = directive == "REPLACE" or "StorageClass" in values or "redirect" in asked.own
     restores = parse_copy_source(values["CopySource"]).version_id is not None
@@ -415,7 +417,7 @@ def _copy(call: Call, condition: WriteCondition) -> tuple[Object, Object, Seal |
     attributes = msgspec.structs.replace(
         attributes,
         tags=asked.tags if tagging == "REPLACE" else source.attributes.tags,
-        own=asked.own,  # storage class and redirect are never the source's
+        own=asked.own,  # storage class, redirect and lock are never the source's
         owner=asked.owner,
         acl=asked.acl,
     )

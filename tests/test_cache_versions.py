@@ -367,7 +367,7 @@ def test_a_directory_with_versions_in_it_is_not_renamed(versioned: TestVolume) -
 # ------------------------------------------------------------------------------------------ locks
 
 
-def locked(seconds: int = 3600, *, mode: str = GOVERNANCE, hold: bool = False) -> ObjectAttributes:
+def locked(seconds: int = 3600, *, mode: str = GOVERNANCE, hold: str = "") -> ObjectAttributes:
     until_s = int(time.time()) + seconds
     return with_lock(ObjectAttributes(), Lock(mode, until_s, hold))
 
@@ -386,7 +386,7 @@ def test_a_retained_version_stays(versioned: TestVolume) -> None:
     assert listed(versioned) == []
 
 
-@pytest.mark.parametrize("attributes", [locked(mode="COMPLIANCE"), locked(-5, hold=True)])
+@pytest.mark.parametrize("attributes", [locked(mode="COMPLIANCE"), locked(-5, hold="ON")])
 def test_nothing_bypasses_compliance_and_holds(
     versioned: TestVolume, attributes: ObjectAttributes
 ) -> None:
