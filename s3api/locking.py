@@ -14,6 +14,7 @@ from typing import Any
 
 from aiohttp import web
 
+from cache.errors import ObjectLocked
 from cache.publishing import Object
 from cache.records import Bucket, ObjectAttributes
 from cache.retention import COMPLIANCE, GOVERNANCE, Lock, lock_of, with_lock
@@ -22,7 +23,7 @@ from s3api.documents import iso8601
 from s3api.errors import S3Error
 from s3api.operations import Call, offers
 from s3api.transfer import read_document
-from s3api.versioning import find_version, no_marker, version_of
+from s3api.versioning import change_version, find_version
 
 LOCK_MEMBERS = "ObjectLockLegalHoldStatus ObjectLockMode ObjectLockRetainUntilDate"
 """What requested_lock honours."""
@@ -207,12 +208,12 @@ async def put_object_retention(call: Call) -> web.StreamResponse:
 
 
 def _check_retention(lock: Lock, mode: str, until_s: int, *, bypass: bool) -> None:
-    """AccessDenied for a retention that would end earlier than the one that runs, or have another
+    """ObjectLocked for a retention that would end earlier than the one that runs, or have another
     mode: of COMPLIANCE never, of GOVERNANCE unless it is bypassed."""
     if not lock.retains(time.time()) or (mode == lock.mode and until_s >= lock.until_s):
         return
     if lock.mode == COMPLIANCE or not bypass:
-        raise S3Error("AccessDenied")
+        raise ObjectLocked("the retention that runs may not be shortened")
 
 
 @offers("PutObjectLegalHold", "ContentMD5 LegalHold VersionId")
@@ -229,14 +230,9 @@ async def _change(call: Call, change: Callable[[Lock], Lock]) -> web.StreamRespo
         raise S3Error("InvalidRequest", "A key that ends in / has no versions to lock.")
 
     def changed(found: Object) -> ObjectAttributes:
-        attributes = no_marker(found).attributes
-        return with_lock(attributes, change(lock_of(attributes)))
+        return with_lock(found.attributes, change(lock_of(found.attributes)))
 
-    await call.threads.metadata(
-        lambda: call.volume.objects.change_attributes(
-            call.bucket, call.key, changed, version_id=version_of(call)
-        )
-    )
+    await call.threads.metadata(change_version, call, changed)
     return call.document({})
 
 

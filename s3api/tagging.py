@@ -11,7 +11,7 @@ from s3api.operations import Call, offers
 from s3api.subresources import delete_document, get_document, put_document
 from s3api.tags import TagSet, read_tag_set, tag_pairs
 from s3api.transfer import read_document
-from s3api.versioning import find_version, no_marker, version_of
+from s3api.versioning import change_version, find_version
 
 _DOCUMENT = "tagging"
 
@@ -43,13 +43,9 @@ async def delete_object_tagging(call: Call) -> web.StreamResponse:
 
 async def _set_tags(call: Call, tags: TagSet) -> web.StreamResponse:
     def tagged(found: Object) -> ObjectAttributes:
-        return msgspec.structs.replace(no_marker(found).attributes, tags=tags)
+        return msgspec.structs.replace(found.attributes, tags=tags)
 
-    changed = await call.threads.metadata(
-        lambda: call.volume.objects.change_attributes(
-            call.bucket, call.key, tagged, version_id=version_of(call)
-        )
-    )
+    changed = await call.threads.metadata(change_version, call, tagged)
     return call.document({"VersionId": changed.version_id})
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from aiohttp import web
 
 from cache.publishing import Object
+from cache.records import ObjectAttributes
 from cache.versions import ENABLED, NULL, SUSPENDED, is_version_id, status_of
 from s3api.documents import http_date
 from s3api.errors import S3Error, not_implemented
@@ -37,6 +38,15 @@ def find_version(call: Call) -> Object:
     """The object, or the version of it, that a request is about. Blocks. NoSuchKey, NoSuchVersion,
     MethodNotAllowed for a delete marker."""
     return no_marker(call.volume.objects.get(call.bucket, call.key, version_of(call)))
+
+
+def change_version(call: Call, change_of: Callable[[Object], ObjectAttributes]) -> Object:
+    """Give what a request is about other attributes: see Objects.change_attributes; change_of may
+    raise errors of the cache only. Blocks. As find_version."""
+    find_version(call)
+    return call.volume.objects.change_attributes(
+        call.bucket, call.key, change_of, version_id=version_of(call)
+    )
 
 
 def no_marker(found: Object) -> Object:
