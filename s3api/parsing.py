@@ -9,6 +9,7 @@ Pure; callable from any thread.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -21,6 +22,7 @@ Input = dict[str, Any]
 """Members by the model's names (`MaxKeys`), each of the type its shape has."""
 
 METADATA_PREFIX = "x-amz-meta-"
+_ENCRYPTION = re.compile(r"x-amz-(copy-source-)?server-side-encryption", re.IGNORECASE)
 
 ALWAYS_HARMLESS = frozenset(
     {
@@ -74,6 +76,9 @@ def read_input(
         member = by_query.get(name)
         if member is not None:
             _take(values, member, text, offers)
+        elif _ENCRYPTION.match(name):
+            # Some presign what was to be a header: to leave it out would be to store plaintext.
+            raise not_implemented(f"{name[:64]} in the query, and not as a header,")
     for name, text in headers:
         lower = name.lower()
         member = by_header.get(lower)

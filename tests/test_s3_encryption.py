@@ -279,6 +279,13 @@ def test_reads_do_not_say_how_to_encrypt(door: Door, client: Any, bucket: str) -
         assert door.request("HEAD", f"/{bucket}/key", {header: "AES256"}).status == 400
 
 
+def test_a_query_does_not_say_how_to_encrypt(door: Door, bucket: str) -> None:
+    for name in (SSE, f"{SSE}-customer-key", f"x-amz-copy-source-{SSE[6:]}-customer-key"):
+        answer = door.request("PUT", f"/{bucket}/key?{name.title()}=AES256", body=b"x")
+        assert (answer.status, answer.code) == (501, "NotImplemented")
+    assert door.is_empty(bucket)
+
+
 def test_keys_over_http_can_be_refused(tmp_path: Path) -> None:
     with serving(tmp_path, access_log="off", sse_c_over_http="never") as strict:
         bucket = strict.volume.buckets.create("bucket", s3.USER).name

@@ -9,6 +9,7 @@ from typing import Any
 import typer
 
 from cache.contents import is_dirty
+from cache.encryption import Encryption
 from cache.errors import NoSuchKey
 from cache.records import Bucket, Inode, InodeFlag, Kind, ObjectAttributes
 from cache.volume import Volume
@@ -61,6 +62,7 @@ def _describe(
     volume: Volume, target: Target, inode: Inode, attributes: ObjectAttributes
 ) -> dict[str, Any]:
     bucket = volume.buckets.get(target.bucket)
+    encryption = Encryption.of(attributes)
     return {
         "path": str(target),
         "kind": Kind(inode.kind).name.lower(),
@@ -76,6 +78,7 @@ def _describe(
         "content_type": attributes.content_type,
         "metadata": dict(attributes.metadata),
         "tags": dict(attributes.tags),
+        "encryption": "" if encryption is None else encryption.mode.value,
         "cached_bytes": _cached_bytes(volume, inode),
         "pinned": bool(inode.flags & InodeFlag.PINNED),
         "store": bucket.store,
