@@ -8,9 +8,9 @@ The grammar and the rules are those of "Creating a POST policy" in Amazon's S3 A
 
 Every field of the form must be named by a condition, but for those that carry the signature or the
 file, those that begin with `x-ignore-`, and checksums of the file (which allow nothing: they hold
-the file to a value). A field that a condition names and the form lacks counts as an empty one, as with
-Ceph and MinIO: `["starts-with", "$x-amz-meta-tag", ""]` allows it to be absent. Amazon's reference is
-silent, and Amazon is said to insist on the field.
+the file to a value). A field that a condition names and the form lacks counts as an empty one, as
+with Ceph and MinIO: `["starts-with", "$x-amz-meta-tag", ""]` allows it to be absent. Amazon's
+reference is silent, and Amazon is said to insist on the field.
 
 Pure; callable from any thread.
 """

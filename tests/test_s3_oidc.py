@@ -15,7 +15,7 @@ from typing import Any
 import boto3
 import httpx
 import jwt
-import oidc_provider_mock
+import oidc_provider_mock  # type: ignore[import-untyped]
 import pytest
 from botocore.client import Config
 from botocore.credentials import Credentials
