@@ -112,8 +112,8 @@ async def authorise(call: Call) -> None:
         await call.access.welcome()
     if "CopySource" in call.input:
         source = parse_copy_source(call.input["CopySource"])
-        access = Access(call, caller, call.volume.buckets.get(source.bucket))
-        await access.check(SOURCE, source.key, source.version_id)
+        call.source_access = Access(call, caller, call.volume.buckets.get(source.bucket))
+        await call.source_access.check(SOURCE, source.key, source.version_id)
 
 
 def _authorise_service(call: Call, caller: Caller) -> None:
@@ -131,10 +131,24 @@ def _authorise_service(call: Call, caller: Caller) -> None:
         raise S3Error("AccessDenied")
 
 
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """An object on which a decision was made, and for what."""
+
+    rule: Rule
+    version_id: str | None
+    more: Context
+    found: Object
+
+    def is_of(self, found: Object) -> bool:
+        seen, now = self.found.inode, found.inode
+        return (seen.id, seen.attributes_revision) == (now.id, now.attributes_revision)
+
+
 class Access:
     """What a request's caller may do in one bucket."""
 
-    __slots__ = ("_call", "_facts", "bucket", "caller", "controls")
+    __slots__ = ("_call", "_facts", "_looked_at", "bucket", "caller", "controls")
 
     def __init__(self, call: Call, caller: Caller, bucket: Bucket) -> None:
         self._call = call
@@ -142,23 +156,39 @@ class Access:
         self.bucket = bucket
         self.controls: Controls = controls_of(bucket)
         self._facts: Context | None = None
+        self._looked_at: _Look | None = None
 
     async def check(
         self, rule: Rule, key: bytes = b"", version_id: str | None = None, more: Context = _NO_FACTS
     ) -> None:
-        """AccessDenied unless the caller may. Passes also who would read what is not there, if
-        it may know that: the operation says so. more: facts beyond the request's head."""
+        """AccessDenied unless the caller may. NoSuchKey, NoSuchVersion for reading what is not
+        there, if the caller may know that. more: facts beyond the request's head."""
         if self._needs_no_look(rule):
             return
         found = None
         if self._needs_object(rule):
-            found = await self._find(key, version_id)
-        if found is None and rule.reads_object:
-            may = self._may_know(rule, key, version_id)
-        else:
-            may = self._may(rule, key, version_id, found, more)
-        if not may:
+            try:
+                found = await self._find(key, version_id)
+            except (NoSuchKey, NoSuchVersion):
+                if rule.reads_object:
+                    if self._may_know(rule, key, version_id):
+                        raise
+                    raise S3Error("AccessDenied") from None
+        if not self._may(rule, key, version_id, found, more):
             raise S3Error("AccessDenied")
+        if found is not None:
+            self._looked_at = _Look(rule, version_id, more, found)
+
+    def confirm(self, found: Object) -> Object:
+        """The object that an operation came upon, if it is what was looked at before, or the
+        caller may have it just the same: it may have been replaced by another's meanwhile.
+        AccessDenied. Cheap, and for any thread."""
+        look = self._looked_at
+        if look is None or look.is_of(found):
+            return found
+        if not self._may(look.rule, found.key, look.version_id, found, look.more):
+            raise S3Error("AccessDenied")
+        return found
 
     async def check_delete(self, key: bytes, version_id: str | None) -> None:
         """AccessDenied unless the caller may delete the key, or this version of it."""
@@ -230,18 +260,16 @@ class Access:
         return self.depends_on(_EXISTING_TAG)
 
     async def _find(self, key: bytes, version_id: str | None) -> Object | None:
-        """The object or version; None if there is none."""
+        """The object or version; None for what can be no version's id, which the operation says.
+        NoSuchKey, NoSuchVersion."""
         objects = self._call.volume.objects
         if version_id is not None and not is_version_id(version_id):
             return None
-        try:
-            found = objects.get_now(self.bucket.name, key) if version_id is None else None
-            if found is None:
-                found = await self._call.threads.metadata(
-                    objects.get, self.bucket.name, key, version_id
-                )
-        except (NoSuchKey, NoSuchVersion):
-            return None
+        found = objects.get_now(self.bucket.name, key) if version_id is None else None
+        if found is None:
+            found = await self._call.threads.metadata(
+                objects.get, self.bucket.name, key, version_id
+            )
         return found
 
     # ------------------------------------------------------------------------------ decisions

@@ -154,7 +154,7 @@ def requested_attributes(call: Call) -> ObjectAttributes:
 async def get_object(call: Call) -> web.StreamResponse:
     found, snapshot = await _open(call)
     try:
-        no_marker(found)
+        no_marker(call.access.confirm(found))
         seal = _open_seal(call, found)
         headers, chosen = _read_headers(call, found)
         headers |= headers_of(seal)
@@ -195,8 +195,8 @@ async def _get(call: Call) -> Object:
     if version_of(call) is None:
         found = call.volume.objects.get_now(call.bucket, call.key)
     if found is None:
-        found = await call.threads.metadata(find_version, call)
-    return found
+        return await call.threads.metadata(find_version, call)
+    return call.access.confirm(found)
 
 
 @offers("HeadObject", _READ)
@@ -515,6 +515,7 @@ def copy_source(call: Call) -> Object:
     version_id = read_version_id(named.version_id)
     check_expected_owner(call, named.bucket, values.get("ExpectedSourceBucketOwner"))
     source = call.volume.objects.get(named.bucket, named.key, version_id)
+    call.source_access.confirm(source)
     if source.is_marker:
         raise S3Error(
             "InvalidRequest",

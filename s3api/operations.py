@@ -61,6 +61,8 @@ class Call:
     itself the object: the file of a form."""
     access: Access = field(init=False)
     """What the caller may do in the bucket; set by `access.authorise`, if there is a bucket."""
+    source_access: Access = field(init=False)
+    """The same of the bucket that a copy reads from; set where there is one."""
     response: web.StreamResponse | None = field(default=None, init=False)
     """The answer, once its headers may have been sent: then it can only be cut off."""
     continued: bool = field(default=False, init=False)

@@ -37,7 +37,8 @@ def version_of(call: Call) -> str | None:
 def find_version(call: Call) -> Object:
     """The object, or the version of it, that a request is about. Blocks. NoSuchKey, NoSuchVersion,
     MethodNotAllowed for a delete marker."""
-    return no_marker(call.volume.objects.get(call.bucket, call.key, version_of(call)))
+    found = call.volume.objects.get(call.bucket, call.key, version_of(call))
+    return no_marker(call.access.confirm(found))
 
 
 def change_version(call: Call, change_of: Callable[[Object], ObjectAttributes]) -> Object:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 import json
@@ -18,10 +19,12 @@ from botocore.client import Config
 from botocore.exceptions import ClientError
 
 from cache.config import CacheConfig, VolumeConfig
-from cache.records import WriteMode
+from cache.publishing import Object
+from cache.records import ObjectAttributes, WriteMode
 from cache.stores.posix import PosixStore, PosixStoreConfig
 from cache.users import User, canonical_id_of
 from cache.volume import Volume
+from s3api.access import Access
 from s3api.config import AuthConfig
 from tests.support.s3 import REGION, Door, serving
 
@@ -646,3 +649,28 @@ def test_an_anonymous_writers_object_is_the_bucket_owners(
     assert found.attributes.owner == ""
     assert can_read(owner, bucket, "new")
     assert not can_read(nobody, bucket, "new")
+
+
+def test_what_is_replaced_meanwhile_is_asked_about_again(
+    bucket: str, door: Door, owner: Any, nobody: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A public object that gives way to a private one between the decision and the reading."""
+    look = Access._find
+
+    def replace() -> None:
+        writer = door.volume.objects.writer(bucket, b"key", size_bytes=6)
+        writer.write(b"secret")
+        writer.commit(etag="0" * 32, attributes=ObjectAttributes())
+
+    async def find(access: Access, key: bytes, version_id: str | None) -> Object | None:
+        found = await look(access, key, version_id)
+        await asyncio.to_thread(replace)
+        return found
+
+    for operation in (nobody.get_object, nobody.head_object):
+        owner.put_object_acl(Bucket=bucket, Key="key", ACL="public-read")
+        assert outcome(operation, Bucket=bucket, Key="key") == ""
+        with monkeypatch.context() as patched:
+            patched.setattr(Access, "_find", find)
+            assert outcome(operation, Bucket=bucket, Key="key") in ("AccessDenied", "403")
+        assert owner.get_object(Bucket=bucket, Key="key")["Body"].read() == b"secret"
