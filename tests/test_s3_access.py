@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import json
+import re
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -25,7 +26,9 @@ from cache.stores.posix import PosixStore, PosixStoreConfig
 from cache.users import User, canonical_id_of
 from cache.volume import Volume
 from s3api.access import Access
+from s3api.actions import RULES, Rule, rule_of
 from s3api.config import AuthConfig
+from s3api.model import MODEL
 from tests.support.s3 import REGION, Door, serving
 
 numbers = count(1)
@@ -674,3 +677,20 @@ def test_what_is_replaced_meanwhile_is_asked_about_again(
             patched.setattr(Access, "_find", find)
             assert outcome(operation, Bucket=bucket, Key="key") in ("AccessDenied", "403")
         assert owner.get_object(Bucket=bucket, Key="key")["Body"].read() == b"secret"
+
+
+def test_every_rule_is_of_an_operation_and_an_action() -> None:
+    assert RULES.keys() <= MODEL.operations.keys()
+    for name, rule in RULES.items():
+        for action in (rule.action, rule.versioned, rule.also, rule.also_versioned):
+            assert not action or re.fullmatch(r"s3:[A-Z][A-Za-z]+", action), name
+        level = MODEL.operations[name].level
+        assert rule.of_key == (level == "key"), name
+        assert rule_of(name, level) is rule
+    assert rule_of("GetObject", "key").actions("1") == ("s3:GetObjectVersion",)
+    assert rule_of("GetObjectAttributes", "key").actions(None) == (
+        "s3:GetObject",
+        "s3:GetObjectAttributes",
+    )
+    assert rule_of("UploadPart", "key").actions(None) == ("s3:PutObject",)
+    assert rule_of("RenameObject", "key") == Rule("s3:RenameObject", of_key=True)
