@@ -1,7 +1,7 @@
 """The S3 endpoint of one process: the server, and the way of every request through it.
 
 The prologue is the same for all: name the request, decode its target, find the operation,
-authenticate, authorise, parse the input; then one call of the operation; then one place where
+authenticate, parse the input, authorise; then one call of the operation; then one place where
 errors become answers. Nothing of a body is read, and no `100 Continue` is sent, before a request
 was authorised. The signature is checked over the raw path, and the Host header is all that is
 believed about the host.

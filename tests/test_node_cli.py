@@ -424,7 +424,18 @@ def test_users_and_groups_come_and_go(config: Path) -> None:
     assert answer(config, "users", "change", "alice", "--admin")["admin"]
     answer(config, "groups", "create", "readers")
     assert answer(config, "groups", "add", "readers", "alice")["members"] == ["alice"]
+    policy = config.parent / "policy.json"
+    statement = {"Effect": "Allow", "Action": "s3:Get*", "Resource": "*"}
+    policy.write_text(json.dumps({"Version": "2012-10-17", "Statement": statement}))
+    assert answer(config, "users", "set-policy", "alice", "p", str(policy))["policies"] == ["p"]
+    assert answer(config, "groups", "set-policy", "readers", "q", str(policy))["policies"] == ["q"]
+    assert answer(config, "groups", "drop-policy", "readers", "q")["policies"] == []
+    answer(config, "groups", "drop-policy", "readers", "q", code=ExitCode.NOT_FOUND)
+    policy.write_text("{}")
+    refused = answer(config, "users", "set-policy", "alice", "p", str(policy), code=ExitCode.FAILED)
+    assert "Missing required field Statement" in refused["error"]
     shown = answer(config, "users", "show", "alice")
+    assert shown["policies"] == ["p"]
     assert shown["groups"] == ["readers"]
     assert shown["access_keys"] == [key["access_key"]]
     assert shown["display_name"] == "Alice A."

@@ -10,7 +10,13 @@ import typer
 from cache.users import Group, User
 from cache.volume import Volume
 from node.commands.options import ConfigOption, JsonOption, print_json, print_table
-from node.commands.policies import PolicyArgument, PolicyFile, read_policy, without
+from node.commands.policies import (
+    PolicyArgument,
+    PolicyFile,
+    check_there,
+    read_policy,
+    without,
+)
 from node.commands.users import time_text
 from node.config import load
 from node.volumes import open_volume
@@ -90,6 +96,7 @@ def drop_policy(
     Example: `forebay groups drop-policy readers read-only`
     """
     with open_volume(load(config)) as volume:
+        check_there(volume.users.group(name).policies, policy)
         group = volume.users.change_group(
             name,
             lambda old: msgspec.structs.replace(old, policies=without(old.policies, policy)),

@@ -30,8 +30,11 @@ def read_policy(file: Path) -> bytes:
     return text
 
 
-def without(policies: dict[str, bytes], name: str) -> dict[str, bytes]:
-    """The policies but one. OperatorError if there is none of the name."""
+def check_there(policies: dict[str, bytes], name: str) -> None:
+    """OperatorError if there is no policy of the name."""
     if name not in policies:
         raise OperatorError(f"there is no policy {name}", ExitCode.NOT_FOUND)
+
+
+def without(policies: dict[str, bytes], name: str) -> dict[str, bytes]:
     return {other: text for other, text in policies.items() if other != name}

@@ -11,7 +11,13 @@ import typer
 from cache.users import User, canonical_id, display_name
 from cache.volume import Volume
 from node.commands.options import ConfigOption, JsonOption, print_json, print_table
-from node.commands.policies import PolicyArgument, PolicyFile, read_policy, without
+from node.commands.policies import (
+    PolicyArgument,
+    PolicyFile,
+    check_there,
+    read_policy,
+    without,
+)
 from node.config import load
 from node.volumes import open_volume
 
@@ -144,6 +150,7 @@ def drop_policy(
     Example: `forebay users drop-policy alice read-only`
     """
     with open_volume(load(config)) as volume:
+        check_there(volume.users.get(name).policies, policy)
         user = volume.users.change(
             name,
             lambda old: msgspec.structs.replace(old, policies=without(old.policies, policy)),
