@@ -46,6 +46,18 @@ def test_utf8_keys_are_themselves(text: str) -> None:
     assert s3_keys.to_text(text.encode()) == text
 
 
+@pytest.mark.parametrize("clients", [100, 1900, 2000, 2040, 2048])
+def test_metadata_of_clients_has_room_before_our_own(clients: int) -> None:
+    wanted = StoredAttributes(
+        mode=0o640, uid=1, gid=2, mtime_ns=5, s3_etag="a-1", origin="b-1-1",
+        metadata={"name": "v" * (clients - 4)},
+    )  # fmt: skip
+    fields = attributes.to_object(wanted, 10, None, tagging=True)
+    assert sum(len(name) + len(value) for name, value in fields.metadata.items()) <= 2048
+    assert fields.metadata["name"] == "v" * (clients - 4)
+    assert ("forebay-origin" in fields.metadata) == (clients < 1950)
+
+
 @given(prefix=_any_bytes, rest=_any_bytes)
 def test_s3_prefix_text_begins_every_key_of_the_prefix(prefix: bytes, rest: bytes) -> None:
     assert s3_keys.to_text(prefix + rest).startswith(s3_keys.prefix_text(prefix))

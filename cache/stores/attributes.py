@@ -55,6 +55,11 @@ _ORIGIN = "forebay-origin"
 _TAGS = "forebay-tags"
 _PERMISSIONS = 0o7777
 
+METADATA_BYTES_MAX = 2048
+"""Names and values of an object's metadata together, on S3; more is refused (MetadataTooLarge)."""
+_DISPENSABLE = (_ORIGIN, _ETAG, "gid", "uid", "mtime", "mode")
+"""In the order in which they are left out. ETag and origin are bound to mtime: they go before."""
+
 _TYPE_BITS = {
     Kind.FILE: stat.S_IFREG,
     Kind.DIRECTORY: stat.S_IFDIR,
@@ -155,7 +160,10 @@ def to_object(
     """How an object with these attributes is stored.
 
     size_bytes None: not known yet, and so ETag and origin cannot be kept. store_etag: what the
-    store is going to call these bytes, where that is known; the same ETag is not written twice."""
+    store is going to call these bytes, where that is known; the same ETag is not written twice.
+
+    What a client attached comes first: where that leaves no room in METADATA_BYTES_MAX, what can
+    be done without is left out."""
     metadata = {
         _CLIENTS + name if name.startswith(_OURS) else name: encode_value(value)
         for name, value in attributes.metadata.items()
@@ -182,10 +190,20 @@ def to_object(
     tags = urlencode(dict(attributes.tags))
     if tags and not tagging:
         metadata[_TAGS] = tags
+    if attributes.kind == Kind.FILE:
+        _make_room(metadata)
     content_type = attributes.content_type
     if attributes.kind == Kind.DIRECTORY:
         content_type = DIRECTORY_TYPE
     return ObjectFields(metadata, content_type, dict(attributes.headers), tags if tagging else "")
+
+
+def _make_room(metadata: dict[str, str]) -> None:
+    """Leave out what a file can do without until the rest fits."""
+    for name in _DISPENSABLE:
+        if sum(len(n) + len(value) for n, value in metadata.items()) <= METADATA_BYTES_MAX:
+            return
+        metadata.pop(name, None)
 
 
 def from_object(
