@@ -331,10 +331,6 @@ class Buckets:
             self._views[bucket.name] = view
         return view
 
-    def reserved_store(self, bucket: Bucket) -> Store:
-        """The place in the bucket's store for what is no object of it (stores/bucket_part.py)."""
-        return Prefixed(self._stores[bucket.store], bucket.location.encode() + RESERVED)
-
 
 def _recorded(txn: Txn, name: str) -> Bucket:
     bucket = txn.record(Table.BUCKETS, name.encode(), Bucket)
