@@ -34,8 +34,7 @@ from cache.index import Index, Table, Txn
 from cache.locks import NodeLocks
 from cache.records import ROOT, Bucket, Inode, Kind, WriteMode, unpack
 from cache.stores.base import Store, StoredAttributes
-from cache.stores.bucket_part import RESERVED, BucketPart
-from cache.stores.prefixed import Prefixed
+from cache.stores.bucket_part import BucketPart
 
 log = logging.getLogger(__name__)
 
