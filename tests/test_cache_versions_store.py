@@ -6,6 +6,7 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,7 @@ def test_cut_off_at_any_call_of_the_store(
 
 WRITER = """
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from cache.records import WriteMode
 from tests.support.volume import BUCKET, TestVolume, wait_until
@@ -177,3 +179,34 @@ def test_versions_in_an_s3_store(tmp_path: Path) -> None:
             same(box, model)
         finally:
             box.close()
+
+
+@pytest.mark.parametrize("mode", [WriteMode.WRITE_THROUGH, WriteMode.WRITE_BACK])
+def test_writers_of_one_key_lose_no_version(tmp_path: Path, mode: WriteMode) -> None:
+    box = TestVolume(tmp_path, write_mode=mode)
+    try:
+        enable(box)
+
+        def write(number: int) -> dict[str, bytes]:
+            made = {}
+            for count in range(6):
+                body = f"{number} {count} ".encode() * 1500
+                made[str(box.put(b"d/k", body).version_id)] = body
+                if count == 3:
+                    box.volume.objects.delete(BUCKET, b"d/k")
+            return made
+
+        with ThreadPoolExecutor(6) as writers:
+            made = {k: v for each in writers.map(write, range(6)) for k, v in each.items()}
+        assert len(made) == 36
+        box.drain()
+        box.check()
+        for is_emptied in (False, True):
+            if is_emptied:
+                box.forget_all()
+            for version_id, body in made.items():
+                assert read(box, b"d/k", version_id) == body
+            page = box.volume.objects.list_versions(BUCKET, prefix=b"d/k")
+            assert len(page.entries) == 36 + 6
+    finally:
+        box.close()
