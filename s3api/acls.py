@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from cache.errors import NotPermitted
 from cache.publishing import Object
 from cache.records import ObjectAttributes
 from s3api.acl import (
@@ -137,7 +138,7 @@ async def put_object_acl(call: Call) -> web.StreamResponse:
 
     def changed(now: Object) -> ObjectAttributes:
         if call.access.owner_of(now) != owner:
-            raise S3Error("AccessDenied")  # another's object by now
+            raise NotPermitted(f"{call.key!r} is another's object by now")
         return msgspec.structs.replace(now.attributes, acl=pack(asked, owner))
 
     await call.threads.metadata(
