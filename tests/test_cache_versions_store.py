@@ -3,6 +3,7 @@ kind of store."""
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import sys
@@ -129,13 +130,17 @@ while True:
 """
 
 
+PATH = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+"""So that the writer finds tests.support, also where PYTHONSAFEPATH is set."""
+
+
 @pytest.mark.parametrize("mode", [WriteMode.WRITE_THROUGH, WriteMode.WRITE_BACK])
 def test_killed_while_versions_are_made(tmp_path: Path, mode: WriteMode) -> None:
     acknowledged: list[tuple[str, str, int]] = []
     chance = random.Random(str(mode))
     for _ in range(3):
         command = [sys.executable, "-c", WRITER, str(tmp_path), str(mode)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=PATH) as writer:
             assert writer.stdout is not None
             assert writer.stdout.readline() == "begun\n"
             for _ in range(chance.randint(5, 30)):
