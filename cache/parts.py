@@ -32,7 +32,10 @@ class _Pump:
 
     def _run(self, parts: PartUpload, number: int, size_bytes: int) -> None:
         try:
-            self.tag = parts.write_part(number, self._arriving(), size_bytes)
+            try:
+                self.tag = parts.write_part(number, self._arriving(), size_bytes)
+            except StoreNotFound as exc:
+                raise NoSuchUpload(f"part {number}: the store lost its upload") from exc
         except BaseException as exc:  # noqa: BLE001  the pusher raises it
             self._error = exc
             while not self._ended:  # let the pusher finish; it meets the error in the end
@@ -110,10 +113,7 @@ class PartWriter:
         tag = ""
         if self._pump is not None:
             pump, self._pump = self._pump, None
-            try:
-                tag = pump.finish()
-            except StoreNotFound as exc:
-                raise NoSuchUpload(f"part {self._number}: the store lost its upload") from exc
+            tag = pump.finish()
         if self._staged is not None:
             self._staged.finish()
         try:

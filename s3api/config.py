@@ -99,6 +99,10 @@ class GatewayConfig:
     """Hold tags to Amazon's limits: 10 for an object or bucket, 128 characters for a key, 256 for a
     value, and which characters."""
 
+    metadata_bytes_max: int = 2048
+    """Names and values of an object's user metadata together; more is refused. 2048 as on Amazon;
+    stores take no more than they can keep, S3 buckets 2048."""
+
     sse_c_over_http: Literal["never", "loopback", "always"] = "loopback"
     """Whether clients may send their encryption keys (SSE-C) over HTTP: `loopback`: from this
     machine itself, so that a proxy here may end TLS; `never`, as on Amazon; `always`: everybody on
@@ -109,19 +113,7 @@ class GatewayConfig:
 
     def __post_init__(self) -> None:
         self._check_listening()
-        if self.bucket_log_interval_s <= 0 or not 1 <= self.bucket_log_records <= 100_000:
-            raise ValueError(
-                "bucket_log_interval_s must be above 0, bucket_log_records from 1 to 100000"
-            )
-        for name in ("header_timeout_s", "body_timeout_s"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be above 0: a client could stay for ever")
-        for name in ("idle_timeout_s", "drain_timeout_s", "upload_age_max_s"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be at least 0")
-        for name in ("max_connections", "metadata_threads", "transfer_threads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1")
+        self._check_amounts()
         if self.domain is not None and self.website_domain is not None:
             domain, site = "." + self.domain.lower(), "." + self.website_domain.lower()
             if site.endswith(domain) or domain.endswith(site):
@@ -129,10 +121,29 @@ class GatewayConfig:
                     "website_domain and domain must not contain one another: a host would name a"
                     " bucket and a site"
                 )
-        if not 1 <= self.lifecycle_day_s <= 86_400:
-            raise ValueError("lifecycle_day_s must be from 1 to 86400")
-        if self.max_connections_per_client < 0:
-            raise ValueError("max_connections_per_client must be at least 0")
+
+    def _check_amounts(self) -> None:
+        if self.bucket_log_interval_s <= 0 or not 1 <= self.bucket_log_records <= 100_000:
+            raise ValueError(
+                "bucket_log_interval_s must be above 0, bucket_log_records from 1 to 100000"
+            )
+        for name in ("header_timeout_s", "body_timeout_s"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be above 0: a client could stay for ever")
+        for name in (
+            "idle_timeout_s", "drain_timeout_s", "upload_age_max_s", "max_connections_per_client",
+        ):  # fmt: skip
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0")
+        for name in ("max_connections", "metadata_threads", "transfer_threads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1")
+        for name, least, most in (
+            ("metadata_bytes_max", 0, 65_536),
+            ("lifecycle_day_s", 1, 86_400),
+        ):
+            if not least <= getattr(self, name) <= most:
+                raise ValueError(f"{name} must be from {least} to {most}")
 
     def _check_listening(self) -> None:
         for name in ("port", "https_port"):

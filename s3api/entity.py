@@ -19,8 +19,6 @@ from s3api.documents import http_date
 from s3api.errors import S3Error
 from s3api.tags import read_tag_header
 
-METADATA_BYTES_MAX = 2048
-"""Names and values of a PUT's user metadata together, as on Amazon."""
 DEFAULT_CONTENT_TYPE = "binary/octet-stream"
 
 _HEADERS = {
@@ -184,19 +182,21 @@ def response_overrides(values: Mapping[str, Any]) -> dict[str, str]:
     return overrides
 
 
-def read_attributes(values: Mapping[str, Any], *, tag_limits: bool = True) -> ObjectAttributes:
+def read_attributes(
+    values: Mapping[str, Any], *, metadata_bytes_max: int, tag_limits: bool
+) -> ObjectAttributes:
     """The attributes that the headers of a PUT, a copy or a multipart upload ask for, but for
     owner and ACL.
 
-    MetadataTooLarge above 2 KB of user metadata; InvalidTag, InvalidStorageClass,
-    InvalidRedirectLocation."""
+    MetadataTooLarge if names and values of user metadata are more than metadata_bytes_max;
+    InvalidTag, InvalidStorageClass, InvalidRedirectLocation."""
     metadata = {name: _text(value) for name, value in values.get("Metadata", {}).items()}
     size_bytes = sum(len(name) + len(value.encode()) for name, value in metadata.items())
-    if size_bytes > METADATA_BYTES_MAX:
+    if size_bytes > metadata_bytes_max:
         raise S3Error(
             "MetadataTooLarge",
             Size=str(size_bytes),
-            MaxSizeAllowed=str(METADATA_BYTES_MAX),
+            MaxSizeAllowed=str(metadata_bytes_max),
         )
     headers = {
         header: _text(values[member]) for member, header in _HEADERS.items() if member in values

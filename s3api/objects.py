@@ -141,7 +141,10 @@ async def put_object(call: Call) -> web.StreamResponse:
 
 def requested_attributes(call: Call) -> ObjectAttributes:
     """The attributes that a request asks for, with the new object's owner, ACL and lock."""
-    attributes = read_attributes(call.input, tag_limits=call.door.config.tag_limits)
+    config = call.door.config
+    attributes = read_attributes(
+        call.input, metadata_bytes_max=config.metadata_bytes_max, tag_limits=config.tag_limits
+    )
     owner, acl = new_object_access(call)
     attributes = msgspec.structs.replace(attributes, owner=owner, acl=acl)
     return with_requested_lock(call, attributes)

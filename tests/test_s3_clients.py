@@ -108,6 +108,15 @@ def test_boto3_resources(door: Door, bucket: str) -> None:
     assert home.Versioning().status is None
     assert home.Acl().owner["DisplayName"] == s3.USER
     assert thing.Acl().grants[0]["Permission"] == "FULL_CONTROL"
+    for acl in (home.Acl(), thing.Acl()):
+        acl.put(ACL="public-read")
+        acl.reload()
+        assert {grant["Permission"] for grant in acl.grants} == {"FULL_CONTROL", "READ"}
+        mine = [grant for grant in acl.grants if grant["Permission"] == "FULL_CONTROL"]
+        assert mine[0]["Grantee"]["ID"] == acl.owner["ID"]
+        acl.put(AccessControlPolicy={"Grants": mine, "Owner": acl.owner})
+        acl.reload()
+        assert (acl.grants, set(acl.owner)) == (mine, {"DisplayName", "ID"})
     upload = service.Object(bucket, "parts").initiate_multipart_upload()
     part = upload.Part(1).upload(Body=b"part")
     upload.Part(2).copy_from(CopySource=f"{bucket}/copy")
@@ -116,6 +125,7 @@ def test_boto3_resources(door: Door, bucket: str) -> None:
     upload.complete(MultipartUpload={"Parts": [{"PartNumber": 1, "ETag": part["ETag"]}]})
     abandoned = service.Object(bucket, "abandoned").initiate_multipart_upload()
     abandoned.abort()
+    home.delete_objects(Delete={"Objects": [{"Key": "dir/0"}, {"Key": "dir/1"}]})
     home.objects.all().delete()
     home.delete()
     assert bucket not in [each.name for each in service.buckets.all()]

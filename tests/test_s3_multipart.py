@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import os
+import socket
 import time
 import zlib
 from collections.abc import Iterator
@@ -17,6 +19,7 @@ from botocore.exceptions import ClientError
 from cache.records import WriteMode
 from tests.support import s3
 from tests.support.s3 import Door, serving
+from tests.support.volume import wait_until
 from tests.test_s3_objects import code
 
 numbers = count(1)
@@ -119,6 +122,66 @@ def test_an_abort_frees_everything(client: Any, bucket: str, door: Door) -> None
     assert code(client.upload_part, **upload.names, PartNumber=2, Body=b"x") == "NoSuchUpload"
     assert code(client.list_parts, **upload.names) == "NoSuchUpload"
     assert code(upload.complete) == "NoSuchUpload"
+
+
+def test_an_abort_on_the_wire(client: Any, bucket: str, door: Door) -> None:
+    upload = Upload(client, bucket)
+    target = f"/{bucket}/key?uploadId={upload.names['UploadId']}"
+    aborted = door.request("DELETE", target)
+    assert (aborted.status, aborted.body) == (204, b"")
+    again = door.request("DELETE", target)
+    assert (again.status, again.code) == (404, "NoSuchUpload")
+
+
+def test_an_abort_while_parts_arrive(client: Any, bucket: str, door: Door) -> None:
+    """They are refused when they end, and leave nothing behind, here or in the store."""
+    upload = Upload(client, bucket)
+    upload.part(1, os.urandom(MIB))
+    body = os.urandom(2 * MIB)
+    with contextlib.ExitStack() as stack:
+        arriving = []
+        for number in (1, 2):
+            target = f"/{bucket}/key?partNumber={number}&uploadId={upload.names['UploadId']}"
+            headers = door.sign("PUT", target, {"Content-Length": str(len(body))}, body)
+            lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+            connection = socket.create_connection(("127.0.0.1", door.port), timeout=20)
+            stack.enter_context(connection)
+            connection.sendall(f"PUT {target} HTTP/1.1\r\n{lines}\r\n".encode() + body[:MIB])
+            arriving.append(connection)
+        if is_through(door):  # what has come is there; else it is nowhere yet, or not to be seen
+            wait_until(lambda: len(parts_in_the_store(door)) == 3)
+        client.abort_multipart_upload(**upload.names)
+        for connection in arriving:
+            connection.sendall(body[MIB:])
+            answer = s3.parse_answer(s3.read_answer(connection))
+            assert (answer.status, answer.code) == (404, "NoSuchUpload")
+    assert code(client.abort_multipart_upload, **upload.names) == "NoSuchUpload"
+    assert door.is_empty(bucket)
+    assert not parts_in_the_store(door)
+
+
+def is_through(door: Door) -> bool:
+    return door.volume.config.creatable_write_mode is WriteMode.WRITE_THROUGH
+
+
+def parts_in_the_store(door: Door) -> list[int]:
+    """Sizes of the parts that a store which is a directory keeps until their uploads end."""
+    return sorted(part.stat().st_size for part in door.store.glob(".forebay-tmp/parts/*/*"))
+
+
+def test_parts_are_in_the_store_before_the_end(client: Any, bucket: str, door: Door) -> None:
+    """In write_through: that is what makes completing quick. In write_back nothing is, yet."""
+    through = is_through(door)
+    bodies = [os.urandom(5 * MIB), os.urandom(17)]
+    upload = Upload(client, bucket)
+    for number, body in enumerate(bodies, start=1):
+        upload.part(number, body)
+    assert parts_in_the_store(door) == ([17, 5 * MIB] if through else [])
+    assert not (door.store / bucket / "key").exists()
+    upload.complete()
+    assert not parts_in_the_store(door)
+    if through:
+        assert (door.store / bucket / "key").read_bytes() == b"".join(bodies)
 
 
 def test_an_upload_belongs_to_its_key(client: Any, bucket: str) -> None:

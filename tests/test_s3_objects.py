@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import os
+import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -109,6 +112,46 @@ def test_too_much_metadata(client: Any, bucket: str) -> None:
     client.put_object(Bucket=bucket, Key="key", Metadata={"a": "x" * 2047})
     too_much = {"a": "x" * 2048}
     assert code(client.put_object, Bucket=bucket, Key="b", Metadata=too_much) == "MetadataTooLarge"
+
+
+@pytest.mark.parametrize("size_bytes", [100, 3000])
+def test_the_limit_on_metadata_is_a_setting(tmp_path: Path, size_bytes: int) -> None:
+    with serving(tmp_path, metadata_bytes_max=size_bytes, access_log="off") as door:
+        client = door.client()
+        client.create_bucket(Bucket="bucket")
+        put = {"Bucket": "bucket", "Key": "key"}
+        fits = {"a": "x" * (size_bytes - 1)}
+        client.put_object(**put, Metadata=fits)
+        assert client.head_object(**put)["Metadata"] == fits
+        too_much = {"ab": "x" * (size_bytes - 1)}
+        for function in (client.put_object, client.create_multipart_upload):
+            assert code(function, **put, Metadata=too_much) == "MetadataTooLarge"
+
+
+def test_the_last_writer_of_a_key_wins_and_whole(client: Any, bucket: str, door: Door) -> None:
+    """What is there was written by one of them: never a mixture, never the older of two."""
+    bodies = [bytes([number]) * (1 << 20) for number in range(8)]
+
+    def put(number: int) -> None:
+        metadata = {"number": str(number)}
+        client.put_object(Bucket=bucket, Key="key", Body=bodies[number], Metadata=metadata)
+
+    with ThreadPoolExecutor(4) as pool:
+        for writing in [pool.submit(put, number) for number in range(8)]:
+            writing.result()
+    got = client.get_object(Bucket=bucket, Key="key")
+    assert got["Body"].read() == bodies[int(got["Metadata"]["number"])]
+    # Which comes last is decided by the commit, not by who began: the slow one does.
+    half = len(bodies[0]) // 2
+    head = door.sign("PUT", f"/{bucket}/key", {"Content-Length": str(2 * half)}, bodies[0])
+    lines = "".join(f"{name}: {value}\r\n" for name, value in head.items())
+    with socket.create_connection(("127.0.0.1", door.port), timeout=20) as slow:
+        slow.sendall(f"PUT /{bucket}/key HTTP/1.1\r\n{lines}\r\n".encode() + bodies[0][:half])
+        put(1)
+        assert client.get_object(Bucket=bucket, Key="key")["Body"].read() == bodies[1]
+        slow.sendall(bodies[0][half:])
+        assert s3.parse_answer(s3.read_answer(slow)).status == 200
+    assert client.get_object(Bucket=bucket, Key="key")["Body"].read() == bodies[0]
 
 
 def test_aws_chunked_is_not_an_encoding_of_the_object(client: Any, bucket: str) -> None:

@@ -150,7 +150,10 @@ class PosixPartUpload:
                 os.close(directory)
 
         def remove() -> None:
-            directory = self._directory()
+            try:
+                directory = self._directory()
+            except StoreNotFound:
+                return  # aborted meanwhile: it went with its upload
             try:
                 os.unlink(temporary, dir_fd=directory)
             finally:
