@@ -43,7 +43,7 @@ _LEAST_GRACE_S = 1.0
 class Serving:
     """Where a node serves, once it does."""
 
-    endpoint: str  # of plain HTTP, if that is served
+    endpoint: str | None  # of plain HTTP, if that is served; None: no S3 at all
     https_endpoint: str | None
     certificate: str | None  # the file that HTTPS is served with
     mount: Path | None
@@ -61,7 +61,7 @@ class Supervisor:
         self._mount_absent = _why_no_mount(config)
         self._children: list[Child] = []
         self._spares = Spares()
-        self._endpoint = ""
+        self._endpoint: str | None = None
         self._https_endpoint: str | None = None
         self._certificate: str | None = None
         self._state = "starting"
@@ -75,6 +75,11 @@ class Supervisor:
         on_ready is called once, when every child serves. Raises OperatorError when the node cannot
         start; nothing is left running then.
         """
+        if self._mount_absent and not self._config.s3.enabled:
+            raise OperatorError(
+                f"nothing to serve: s3.enabled is false, and no mount: {self._mount_absent}",
+                ExitCode.CONFIGURATION,
+            )
         self._run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         with self._only_one():
             orphans.wait_until_gone(self._run_dir)
@@ -127,12 +132,12 @@ class Supervisor:
 
     @contextmanager
     def _reserve_ports(self) -> Iterator[Endpoint]:
-        """The S3 ports, held, and the certificate that HTTPS is served with."""
+        """The S3 ports, held, and the certificate that HTTPS is served with; none if S3 is off."""
         s3 = self._config.s3
         host = _host(s3.address)
         endpoint = Endpoint(None)
         with ExitStack() as ports:
-            if s3.https:
+            if s3.enabled and s3.https:
                 endpoint.certificate, endpoint.key = map(str, certificates.find(self._config))
                 number = ports.enter_context(
                     port.reserved(s3.address, s3.https_port, "s3.https_port")
@@ -140,13 +145,15 @@ class Supervisor:
                 endpoint.https_port = number
                 self._endpoint = self._https_endpoint = f"https://{host}:{number}"
                 self._certificate = endpoint.certificate
-            if not s3.https_only:
+            if s3.enabled and not s3.https_only:
                 endpoint.port = ports.enter_context(port.reserved(s3.address, s3.port))
                 self._endpoint = f"http://{host}:{endpoint.port}"
             yield endpoint
 
     def _make_children(self, endpoint: Endpoint) -> list[Child]:
-        gateways = self._config.node.gateways or os.cpu_count() or 1
+        gateways = 0
+        if self._config.s3.enabled:
+            gateways = self._config.node.gateways or os.cpu_count() or 1
         names = ["mover", *(f"gateway-{number}" for number in range(gateways))]
         if not self._mount_absent:
             names.append("mount")
@@ -182,11 +189,12 @@ class Supervisor:
         self._state = "serving"
         mount = None if self._mount_absent else self._mount_path
         pids = {child.name: child.pid for child in self._children if child.pid is not None}
-        auth = self._find("gateway-0").facts.get("auth", self._config.auth.mode)
         if self._mount_absent:
-            log.warning("no mount: %s; serving S3 only", self._mount_absent)
-        log.info("serving: endpoint %s, mount %s", self._endpoint, mount or "none")
-        self._systemd.ready(f"serving S3 on {self._endpoint}, mounted on {mount or 'nothing'}")
+            log.warning("no mount: %s", self._mount_absent)
+        log.info("serving: endpoint %s, mount %s", self._endpoint or "none", mount or "none")
+        self._systemd.ready(
+            f"serving S3 on {self._endpoint or 'nothing'}, mounted on {mount or 'nothing'}"
+        )
         on_ready(
             Serving(
                 endpoint=self._endpoint,
@@ -194,7 +202,7 @@ class Supervisor:
                 certificate=self._certificate,
                 mount=mount,
                 mount_absent=self._mount_absent,
-                auth=auth,
+                auth=self._auth,
                 pid=os.getpid(),
                 pids=pids,
             )
@@ -237,7 +245,7 @@ class Supervisor:
             "https_endpoint": self._https_endpoint,
             "mount": None if self._mount_absent else str(self._mount_path),
             "mount_absent": self._mount_absent,
-            "auth": self._find("gateway-0").facts.get("auth", self._config.auth.mode),
+            "auth": self._auth,
             "spares": self._spares.pids,
             "processes": [
                 {
@@ -274,6 +282,12 @@ class Supervisor:
             await self._find("mount").stop(grace_s(_DOORS_SHARE))
             await trio.to_thread.run_sync(mountpoint.clear, self._mount_path)
         await self._find("mover").stop(grace_s(1))
+
+    @property
+    def _auth(self) -> str:
+        """The mode of authentication that is in force, as a gateway found out."""
+        modes = (child.facts["auth"] for child in self._children if "auth" in child.facts)
+        return next(modes, self._config.auth.mode)
 
     def _find(self, name: str) -> Child:
         return next(child for child in self._children if child.name == name)

@@ -12,6 +12,9 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class GatewayConfig:
+    enabled: bool = True
+    """Serve S3. Off: nothing listens, connections are refused; the mount is served all the same."""
+
     address: str = "127.0.0.1"
     """Address on which S3 is served; `0.0.0.0` or `::` for all of this machine's."""
 

@@ -6,6 +6,7 @@ Everything here is real: `forebay serve` with its children, the mount where the 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -29,10 +30,12 @@ from tests.support.node import (
     start_node,
     write_config,
 )
+from tests.support.s3_raw import AUTHORIZATION
 
 needs_mount = pytest.mark.skipif(
     bool(mountpoint.unavailable()), reason=f"no mount here: {mountpoint.unavailable()}"
 )
+SCRIPT_RUN = Path(__file__).parent.parent / "script" / "run"
 BACK_WITHIN_S = 1.0
 SERVES_AGAIN_WITHIN_S = 20
 """Reliability row 1 says 10: twice that where other tests keep the machine busy."""
@@ -155,6 +158,48 @@ def test_stop_drains_unmounts_and_ends_with_zero(tmp_path: Path) -> None:
             assert list(node.mount_dir.iterdir()) == []  # the bare directory: unmounted
     finally:
         end_node(node)
+
+
+def test_one_command_serves_a_clone(tmp_path: Path) -> None:
+    """`script/run` from anywhere; it finds that nothing is missing, since the tests run."""
+    config = write_config(tmp_path, {"node": {"gateways": 1}})
+    node = restart_node(tmp_path, config, command=[SCRIPT_RUN])
+    try:
+        headers = {"Authorization": AUTHORIZATION}
+        for method, target, body in (("PUT", "bucket", None), ("PUT", "bucket/key", b"body")):
+            request = urllib.request.Request(
+                f"{node.endpoint}/{target}", method=method, headers=headers, data=body
+            )
+            urllib.request.urlopen(request, timeout=20).close()
+        assert (node.store_dir / "bucket" / "key").read_bytes() == b"body"
+        if node.mount:
+            assert (node.mount / "bucket" / "key").read_bytes() == b"body"
+        assert node.stop() == ExitCode.DONE
+    finally:
+        end_node(node)
+
+
+@needs_mount
+def test_s3_can_be_off(tmp_path: Path) -> None:
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as probe:
+        port = probe.getsockname()[1]
+    with running_node(tmp_path, s3={"enabled": False, "port": port}) as node:
+        assert (node.ready["endpoint"], node.ready["https_endpoint"]) == (None, None)
+        assert set(node.pids) == {"supervisor", "mover", "mount"}
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port), timeout=5)
+        assert node.mount is not None
+        (node.mount / "bucket").mkdir()
+        (node.mount / "bucket" / "file").write_text("by the mount")
+        assert "endpoint  none: s3.enabled is false" in node.forebay("status").stdout
+        assert '"enabled": false' in node.forebay("check-config", "--json").stdout
+
+
+def test_a_node_without_any_door_is_a_mistake(tmp_path: Path) -> None:
+    done = serve(write_config(tmp_path, {"s3": {"enabled": False}, "mount": None}))
+    assert done.returncode == ExitCode.CONFIGURATION
+    assert "nothing to serve: s3.enabled is false" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:

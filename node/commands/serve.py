@@ -92,7 +92,7 @@ def _welcome(settings: NodeConfig, serving: Serving) -> str:
     stores = ", ".join(f"{name} ({where})" for name, where in _stores(settings).items())
     lines = [
         "Forebay serves.",
-        f"  S3 endpoint  {serving.endpoint}  ({_AUTH[serving.auth]})",
+        f"  S3 endpoint  {_endpoint(serving)}",
         *_https(serving),
         f"  mount        {mount}",
         f"  store        {stores or 'none'}",
@@ -107,6 +107,12 @@ def _welcome(settings: NodeConfig, serving: Serving) -> str:
     return "\n".join(lines)
 
 
+def _endpoint(serving: Serving) -> str:
+    if serving.endpoint is None:
+        return "none: s3.enabled is false"
+    return f"{serving.endpoint}  ({_AUTH[serving.auth]})"
+
+
 def _https(serving: Serving) -> list[str]:
     if serving.https_endpoint is None:
         return []
@@ -119,6 +125,7 @@ def _https(serving: Serving) -> list[str]:
 _AUTH = {
     "simple": "any access key is accepted, nothing is checked",
     "sigv4": "signatures are checked; make a key with `forebay keys create USER`",
+    "oidc": "tokens and signatures are checked",
 }
 
 
@@ -134,7 +141,10 @@ def _examples(settings: NodeConfig, serving: Serving) -> list[str]:
         make = make and f"mkdir {serving.mount}/{bucket}"
     else:
         copy = f"{aws} s3 cp --recursive /usr/share/doc/bash s3://{bucket}/bash"
-    return [line for line in (make, copy, f"{aws} s3 ls --recursive s3://{bucket}") if line]
+    look = f"{aws} s3 ls --recursive s3://{bucket}"
+    if serving.endpoint is None:
+        look = f"ls -R {serving.mount}/{bucket}"
+    return [line for line in (make, copy, look) if line]
 
 
 def _farewell(left: dict[str, Any]) -> str:

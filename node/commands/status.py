@@ -75,10 +75,13 @@ def _node_text(node: dict[str, Any] | None, absent: str) -> str:
     if node is None:
         return f"node      {absent}"
     mount = node["mount"] or f"none: {node['mount_absent']}"
+    endpoint = "none: s3.enabled is false"
+    if node["endpoint"]:
+        endpoint = f"{node['endpoint']} (auth: {node['auth']})"
     return "\n".join(
         (
             f"node      {node['state']}, up {human_seconds(node['uptime_s'])}",
-            f"endpoint  {node['endpoint']} (auth: {node['auth']})",
+            f"endpoint  {endpoint}",
             f"mount     {mount}",
         )
     )

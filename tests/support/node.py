@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -166,12 +166,17 @@ def start_node(directory: Path, **overrides: Any) -> RunningNode:
     return restart_node(directory, config_file)
 
 
-def restart_node(directory: Path, config_file: Path, *options: str) -> RunningNode:
+def restart_node(
+    directory: Path,
+    config_file: Path,
+    *options: str,
+    command: Sequence[str | Path] = (FOREBAY, "serve"),
+) -> RunningNode:
     """Start a node again on what an earlier one left, with the same configuration. options: of
-    `forebay serve`."""
+    `forebay serve`. command: what starts that."""
     with (directory / "stderr.log").open("a") as stderr:
         process = subprocess.Popen(
-            [FOREBAY, "serve", "--json", "--config", config_file, *options],
+            [*command, "--json", "--config", config_file, *options],
             stdout=subprocess.PIPE,
             stderr=stderr,
             stdin=subprocess.DEVNULL,
