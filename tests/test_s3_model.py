@@ -103,7 +103,6 @@ def test_what_is_not_offered_is_refused_by_name() -> None:
 @pytest.mark.parametrize(
     ("operation", "header", "value"),
     [
-        ("PutObject", "x-amz-object-lock-mode", "GOVERNANCE"),
         ("PutObject", "x-amz-write-offset-bytes", "5"),
         ("DeleteObject", "x-amz-mfa", "1 2"),
     ],
