@@ -88,6 +88,14 @@ class GatewayConfig:
     """List every directory as an object `dir/`, as Alluxio does; off: only those that were made
     by mkdir or by a PUT of `dir/`, as S3 does."""
 
+    list_uploads_as_objects: bool = False
+    """List multipart uploads in progress as objects `KEY_UPLOADID/` and their parts as
+    `KEY_UPLOADID/NUMBER`, as Alluxio does; off: listings show objects only, as S3 does."""
+
+    browser: bool = False
+    """Answer `GET /BUCKET?browser=true` with the listing as a page of HTML, as Apache Ozone does,
+    to those who may list the bucket; off: the parameter means nothing, as on S3."""
+
     bucket_log_interval_s: float = 300.0
     """Seconds after which server access logs of buckets are delivered to their target buckets."""
 

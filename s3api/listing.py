@@ -14,14 +14,18 @@ from aiohttp import web
 from cache.listing import CommonPrefix, Listing
 from cache.publishing import Object
 from cache.version_listing import ListedVersion
+from s3api import browser
 from s3api.acl import shown_user
 from s3api.entity import quoted_etag, storage_class_of
 from s3api.errors import S3Error
 from s3api.operations import Call, offers
 from s3api.paging import KeyText, decode_token, encode_token, key_text, read_limit
+from s3api.uploads_shown import ShownUpload, with_uploads
 from s3api.versioning import read_version_id
 
-OwnerOf = Callable[[Object], Mapping[str, str] | None]
+Shown = Object | ShownUpload
+Page = Listing[Object] | Listing[Shown]
+OwnerOf = Callable[[Shown], Mapping[str, str] | None]
 """The Owner element of an object; None to leave it out."""
 
 
@@ -30,38 +34,58 @@ def _given(values: Mapping[str, Any], name: str, text: KeyText) -> str | None:
     return text(values[name].encode()) if values.get(name) else None
 
 
-async def _page(call: Call, after: bytes, limit: int) -> Listing[Object]:
+async def _page(call: Call, after: bytes, limit: int, delimiter: bytes | None = None) -> Page:
+    """delimiter: instead of the request's."""
     values = call.input
-    return await call.threads.metadata(
-        lambda: call.volume.objects.list(
-            call.bucket,
-            prefix=values.get("Prefix", "").encode(),
-            delimiter=values.get("Delimiter", "").encode(),
-            after=after,
-            limit=limit,
-            directories=call.door.config.list_directories,
-            # For their owners, where they can be others than the bucket's.
-            attributes=call.access.has_guests,
-        )
+    prefix = values.get("Prefix", "").encode()
+    if delimiter is None:
+        delimiter = values.get("Delimiter", "").encode()
+    return await call.threads.metadata(_read_page, call, prefix, delimiter, after, limit)
+
+
+def _read_page(call: Call, prefix: bytes, delimiter: bytes, after: bytes, limit: int) -> Page:
+    config = call.door.config
+    page = call.volume.objects.list(
+        call.bucket,
+        prefix=prefix,
+        delimiter=delimiter,
+        after=after,
+        limit=limit,
+        directories=config.list_directories,
+        # For their owners, where they can be others than the bucket's.
+        attributes=call.access.has_guests,
+    )
+    if not config.list_uploads_as_objects:
+        return page
+    return with_uploads(
+        page,
+        call.volume.uploads,
+        call.bucket,
+        prefix=prefix,
+        delimiter=delimiter,
+        after=after,
+        limit=limit,
     )
 
 
-def _contents(page: Listing[Object], text: KeyText, owner_of: OwnerOf) -> Sequence[dict[str, Any]]:
+def _contents(page: Page, text: KeyText, owner_of: OwnerOf) -> Sequence[dict[str, Any]]:
     return [
         {
             "Key": text(entry.key),
             "LastModified": entry.modified_ns,
-            "ETag": quoted_etag(entry),
+            "ETag": quoted_etag(entry) if isinstance(entry, Object) else f'"{entry.etag}"',
             "Size": entry.size,
-            "StorageClass": storage_class_of(entry.attributes),
+            "StorageClass": (
+                storage_class_of(entry.attributes) if isinstance(entry, Object) else "STANDARD"
+            ),
             "Owner": owner_of(entry),
         }
         for entry in page.entries
-        if isinstance(entry, Object)
+        if not isinstance(entry, CommonPrefix)
     ]
 
 
-def _prefixes(page: Listing[Object], text: KeyText) -> Sequence[dict[str, str]]:
+def _prefixes(page: Page, text: KeyText) -> Sequence[dict[str, str]]:
     return [
         {"Prefix": text(entry.key)} for entry in page.entries if isinstance(entry, CommonPrefix)
     ]
@@ -71,8 +95,11 @@ def _owners(call: Call) -> OwnerOf:
     """Whose an object is, as a listing shows it; each user is looked up once."""
     users: dict[str, Mapping[str, str]] = {}
 
-    def owner_of(found: Object) -> Mapping[str, str]:
-        name = call.access.owner_of(found)
+    def owner_of(found: Shown) -> Mapping[str, str]:
+        if isinstance(found, Object):
+            name = call.access.owner_of(found)
+        else:
+            name = found.owner or call.access.bucket.owner
         if name not in users:
             users[name] = shown_user(name, call.volume.users)
         return users[name]
@@ -80,7 +107,7 @@ def _owners(call: Call) -> OwnerOf:
     return owner_of
 
 
-def _no_owner(_found: Object) -> None:
+def _no_owner(_found: Shown) -> None:
     return None
 
 
@@ -89,7 +116,11 @@ async def list_objects(call: Call) -> web.StreamResponse:
     values = call.input
     text = key_text(values)
     limit = read_limit(values, "MaxKeys", "max-keys")
-    page = await _page(call, values.get("Marker", "").encode(), limit)
+    after = values.get("Marker", "").encode()
+    if browser.wants_page(call):
+        page = await _page(call, after, limit, browser.DELIMITER)
+        return browser.answer_page(call, values.get("Prefix", "").encode(), page)
+    page = await _page(call, after, limit)
     return call.document(
         {
             "IsTruncated": page.truncated,

@@ -177,3 +177,39 @@ def test_every_directory_is_listed_if_so_configured(
         client.create_bucket(Bucket="bucket")
         client.put_object(Bucket="bucket", Key="a/b/c", Body=b"x")
         assert entries(client.list_objects_v2(Bucket="bucket")) == ["a/", "a/b/", "a/b/c"]
+
+
+def test_uploads_in_progress_are_listed_if_so_configured(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    directory = tmp_path_factory.mktemp("uploads")
+    with serving(directory, access_log="off", list_uploads_as_objects=True) as door:
+        client = door.client()
+        client.create_bucket(Bucket="bucket")
+        for key in ("a", "dir/b", "z"):
+            client.put_object(Bucket="bucket", Key=key, Body=b"x")
+        upload = {"Bucket": "bucket", "Key": "dir/b"}
+        upload["UploadId"] = client.create_multipart_upload(**upload)["UploadId"]
+        part = client.upload_part(**upload, PartNumber=1, Body=b"part")
+        folder = f"dir/b_{upload['UploadId']}/"
+        everything = ["a", "dir/b", folder, f"{folder}1", "z"]
+        for size in (1, 2, 1000):
+            pages = client.get_paginator("list_objects_v2").paginate(
+                Bucket="bucket", PaginationConfig={"PageSize": size}
+            )
+            assert [entry for page in pages for entry in entries(page)] == everything
+        listed = client.list_objects(Bucket="bucket", Prefix=folder)["Contents"]
+        assert [(each["Key"], each["Size"]) for each in listed] == [(folder, 0), (f"{folder}1", 4)]
+        assert listed[1]["ETag"] == part["ETag"]
+        assert listed[0]["Owner"]["DisplayName"] == s3.USER
+        grouped = {"Bucket": "bucket", "Delimiter": "/"}
+        assert entries(client.list_objects_v2(**grouped)) == ["a", "dir/", "z"]
+        assert entries(client.list_objects_v2(**grouped, Prefix="dir/")) == ["dir/b", folder]
+        client.abort_multipart_upload(**upload)
+        assert entries(client.list_objects_v2(Bucket="bucket")) == ["a", "dir/b", "z"]
+
+
+def test_uploads_in_progress_are_no_objects(door: Door, client: Any) -> None:
+    client.create_bucket(Bucket="uploading")
+    client.create_multipart_upload(Bucket="uploading", Key="key")
+    assert entries(client.list_objects_v2(Bucket="uploading")) == []
