@@ -69,6 +69,12 @@ def alive(pid: int) -> bool:
     return stat.rpartition(")")[2].split()[0] != "Z"
 
 
+def free_port() -> int:
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as probe:
+        port: int = probe.getsockname()[1]
+        return port
+
+
 def serve(config: Path) -> subprocess.CompletedProcess[str]:
     """A `forebay serve` that is expected not to start."""
     return subprocess.run(
@@ -162,9 +168,11 @@ def test_stop_drains_unmounts_and_ends_with_zero(tmp_path: Path) -> None:
 
 def test_one_command_serves_a_clone(tmp_path: Path) -> None:
     """`script/run` from anywhere; it finds that nothing is missing, since the tests run."""
-    config = write_config(tmp_path, {"node": {"gateways": 1}})
+    port = free_port()
+    config = write_config(tmp_path, {"node": {"gateways": 1}, "s3": {"port": port}})
     node = restart_node(tmp_path, config, command=[SCRIPT_RUN])
     try:
+        assert node.endpoint == f"http://127.0.0.1:{port}"
         headers = {"Authorization": AUTHORIZATION}
         for method, target, body in (("PUT", "bucket", None), ("PUT", "bucket/key", b"body")):
             request = urllib.request.Request(
@@ -181,8 +189,7 @@ def test_one_command_serves_a_clone(tmp_path: Path) -> None:
 
 @needs_mount
 def test_s3_can_be_off(tmp_path: Path) -> None:
-    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     with running_node(tmp_path, s3={"enabled": False, "port": port}) as node:
         assert (node.ready["endpoint"], node.ready["https_endpoint"]) == (None, None)
         assert set(node.pids) == {"supervisor", "mover", "mount"}
