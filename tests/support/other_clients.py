@@ -1,6 +1,6 @@
 """Clients of others, each doing the same work against an S3 endpoint with its default settings.
 
-Runs in an environment of its own that has the client and nothing of Forebay:
+Runs in an environment that has the client and needs nothing of Forebay:
 
     python -m tests.support.other_clients CLIENT ENDPOINT BUCKET DIRECTORY
 
@@ -12,7 +12,9 @@ report there is.
 from __future__ import annotations
 
 import hashlib
+import io
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -25,6 +27,8 @@ MANY = 1100
 """More than one page of a listing."""
 LARGE_BYTES = 200 << 20
 REGION = "us-east-1"
+AWS_2 = Path("/usr/bin/aws")
+"""Where Debian's package has it; the one beside an interpreter is version 1."""
 
 
 def _key() -> tuple[str, str]:
@@ -37,6 +41,27 @@ def _large(directory: Path) -> Path:
         for _ in range(LARGE_BYTES >> 20):
             file.write(os.urandom(1 << 20))
     return path
+
+
+def _small(directory: Path) -> Path:
+    path = directory / "small"
+    path.write_bytes(SMALL)
+    return path
+
+
+def _many(directory: Path) -> Path:
+    """A directory with more files than a page of a listing holds."""
+    many = directory / "many"
+    many.mkdir()
+    for number in range(MANY):
+        (many / f"{number:04}").write_bytes(b"x")
+    return many
+
+
+def _run(*command: str | Path) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, (command, done.stderr)
+    return done.stdout
 
 
 def _same(one: Path, other: Path) -> bool:
@@ -92,11 +117,11 @@ def smart_open(endpoint: str, bucket: str, directory: Path) -> None:
     with opened("small", "rb") as file:
         file.seek(3)
         assert file.read(4) == b"3456"
-    for number in range(12):
-        with opened(f"many/{number:02}", "wb") as file:
+    for number in range(MANY):
+        with opened(f"many/{number:04}", "wb") as file:
             file.write(b"x")
     found = iter_bucket(bucket, prefix="many/", workers=2, client_kwargs={"endpoint_url": endpoint})
-    assert sorted(key for key, _ in found) == [f"many/{number:02}" for number in range(12)]
+    assert sorted(key for key, _ in found) == [f"many/{number:04}" for number in range(MANY)]
     large = _large(directory)
     with opened("large", "wb") as file, large.open("rb") as source:
         while piece := source.read(8 << 20):
@@ -108,8 +133,9 @@ def smart_open(endpoint: str, bucket: str, directory: Path) -> None:
     s3.copy({"Bucket": bucket, "Key": "small"}, bucket, "copy")
     with opened("copy", "rb") as file:
         assert file.read() == SMALL
-    for entry in s3.list_objects_v2(Bucket=bucket)["Contents"]:
-        s3.delete_object(Bucket=bucket, Key=entry["Key"])
+    for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket):
+        for entry in page["Contents"]:
+            s3.delete_object(Bucket=bucket, Key=entry["Key"])
     s3.delete_bucket(Bucket=bucket)
 
 
@@ -221,24 +247,13 @@ def s3cmd(endpoint: str, bucket: str, directory: Path) -> None:
 
     def run(*arguments: str | Path) -> str:
         program = Path(sys.executable).with_name("s3cmd")
-        done = subprocess.run(
-            [program, "-c", config, "--no-progress", *arguments],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, (arguments, done.stderr)
-        return done.stdout
+        return _run(program, "-c", config, "--no-progress", *arguments)
 
     run("mb", f"s3://{bucket}")
-    many = directory / "many"
-    many.mkdir()
-    for number in range(MANY):
-        (many / f"{number:04}").write_bytes(b"x")
+    many = _many(directory)
     run("put", "--recursive", many, f"s3://{bucket}/")
     assert len(run("ls", "--recursive", f"s3://{bucket}/many/").splitlines()) == MANY
-    small, half = directory / "small", directory / "half"
-    small.write_bytes(SMALL)
+    small, half = _small(directory), directory / "half"
     half.write_bytes(SMALL[:400])
     run("put", small, f"s3://{bucket}/small")
     run("get", "--continue", f"s3://{bucket}/small", half)  # a ranged GET of the rest
@@ -252,6 +267,156 @@ def s3cmd(endpoint: str, bucket: str, directory: Path) -> None:
     run("del", f"s3://{bucket}/small")
     run("del", "--recursive", "--force", f"s3://{bucket}/")
     run("rb", f"s3://{bucket}")
+
+
+def minio(endpoint: str, bucket: str, directory: Path) -> None:
+    import minio as library
+    from minio.commonconfig import CopySource
+    from minio.deleteobjects import DeleteObject
+
+    key, secret = _key()
+    client: Any = library.Minio(
+        urlsplit(endpoint).netloc, access_key=key, secret_key=secret, secure=False
+    )
+    client.make_bucket(bucket)
+    client.put_object(bucket, "small", io.BytesIO(SMALL), len(SMALL))
+    ranged = client.get_object(bucket, "small", offset=3, length=4)
+    assert ranged.read() == b"3456"
+    ranged.close()
+    ranged.release_conn()
+    for number in range(MANY):
+        client.put_object(bucket, f"many/{number:04}", io.BytesIO(b"x"), 1)
+    found = [each.object_name for each in client.list_objects(bucket, "many/")]
+    assert found == [f"many/{number:04}" for number in range(MANY)]
+    large, back = _large(directory), directory / "back"
+    client.fput_object(bucket, "large", str(large), part_size=16 << 20)
+    client.copy_object(bucket, "copy", CopySource(bucket, "large"))
+    client.fget_object(bucket, "copy", str(back))
+    assert _same(large, back)
+    doomed = [DeleteObject(name) for name in [*found, "small", "large", "copy"]]
+    assert not list(client.remove_objects(bucket, doomed))
+    client.remove_bucket(bucket)
+
+
+def rclone(endpoint: str, bucket: str, directory: Path) -> None:
+    os.environ |= {
+        "RCLONE_CONFIG": os.devnull,
+        "RCLONE_CONFIG_NODE_TYPE": "s3",
+        "RCLONE_CONFIG_NODE_PROVIDER": "Other",
+        "RCLONE_CONFIG_NODE_ENDPOINT": endpoint,
+        "RCLONE_CONFIG_NODE_ENV_AUTH": "true",
+        "RCLONE_CONFIG_NODE_REGION": REGION,
+    }
+
+    def run(*arguments: str | Path) -> str:
+        return _run(Path(sys.executable).with_name("rclone"), *arguments)
+
+    there = f"node:{bucket}"
+    run("mkdir", there)
+    run("copyto", _small(directory), f"{there}/small")
+    assert run("cat", "--offset", "3", "--count", "4", f"{there}/small") == "3456"
+    run("copy", _many(directory), f"{there}/many")
+    assert len(run("lsf", "-R", f"{there}/many").splitlines()) == MANY
+    large, back = _large(directory), directory / "back"
+    run("copyto", large, f"{there}/large")
+    run("copyto", f"{there}/large", f"{there}/copy")
+    run("copyto", f"{there}/copy", back)
+    assert _same(large, back)
+    run("deletefile", f"{there}/copy")
+    run("purge", there)
+
+
+def aws(endpoint: str, bucket: str, directory: Path) -> None:
+    """Version 2, which comes as a package of the system."""
+
+    def run(*arguments: str | Path) -> str:
+        return _run(AWS_2, "--endpoint-url", endpoint, *arguments)
+
+    there = f"s3://{bucket}"
+    run("s3", "mb", there)
+    run("s3", "cp", _small(directory), f"{there}/small")
+    got = directory / "got"
+    this = ("--bucket", bucket, "--key", "small")
+    run("s3api", "get-object", *this, "--range", "bytes=3-6", got)
+    assert got.read_bytes() == b"3456"
+    run("s3", "sync", _many(directory), f"{there}/many", "--only-show-errors")
+    assert len(run("s3", "ls", f"{there}/many/").splitlines()) == MANY
+    large, back = _large(directory), directory / "back"
+    run("s3", "cp", large, f"{there}/large", "--only-show-errors")
+    run("s3", "cp", f"{there}/large", f"{there}/copy", "--only-show-errors")
+    run("s3", "cp", f"{there}/copy", back, "--only-show-errors")
+    assert _same(large, back)
+    run("s3", "rm", f"{there}/small")
+    run("s3", "rm", "--recursive", there, "--only-show-errors")
+    run("s3", "rb", there)
+
+
+def s3fs_fuse(endpoint: str, bucket: str, directory: Path) -> None:
+    """The mount of others over the endpoint, which comes as a package of the system."""
+    _make_bucket(endpoint, bucket)
+    password, there = directory / "password", directory / "there"
+    password.write_text(":".join(_key()))
+    password.chmod(0o600)
+    there.mkdir()
+    options = f"url={endpoint},use_path_request_style,passwd_file={password},endpoint={REGION}"
+    _run("s3fs", bucket, there, "-o", options)
+    try:
+        small, large = there / "small", _large(directory)
+        small.write_bytes(SMALL)
+        with small.open("rb") as file:
+            file.seek(3)
+            assert file.read(4) == b"3456"
+        (there / "many").mkdir()
+        for number in range(MANY):
+            (there / f"many/{number:04}").touch()
+        assert len(os.listdir(there / "many")) == MANY
+        shutil.copyfile(large, there / "large")
+        shutil.copyfile(there / "large", there / "copy")
+        assert _same(large, there / "copy")
+        (there / "copy").rename(there / "renamed")  # a copy by S3, and a deletion
+        assert _same(large, there / "renamed")
+        shutil.rmtree(there / "many")
+        for name in ("small", "large", "renamed"):
+            (there / name).unlink()
+        assert os.listdir(there) == []
+    finally:
+        _run("fusermount3", "-uz", there)
+
+
+def torch(endpoint: str, bucket: str, directory: Path) -> None:
+    """The data sets of Amazon's connector, iterated as Alluxio's page does (B08)."""
+    from s3torchconnector import S3Checkpoint, S3ClientConfig, S3IterableDataset, S3MapDataset
+    from s3torchconnectorclient._mountpoint_s3_client import MountpointS3Client
+
+    _make_bucket(endpoint, bucket)
+    client = MountpointS3Client(REGION, endpoint=endpoint, force_path_style=True)
+    large = _large(directory).read_bytes()
+    samples = {f"set/{number:04}": str(number).encode() for number in range(MANY)}
+    samples["set/large"] = large
+    for key, body in samples.items():
+        stream = client.put_object(bucket, key)
+        stream.write(body)
+        stream.close()
+    here: dict[str, Any] = {
+        "region": REGION,
+        "endpoint": endpoint,
+        "s3client_config": S3ClientConfig(force_path_style=True),
+    }
+    found: Any = S3IterableDataset.from_prefix(f"s3://{bucket}/set/", **here)
+    assert {item.key: item.read() for item in found} == samples
+    mapped: Any = S3MapDataset.from_objects([f"s3://{bucket}/set/large"], **here)
+    item = mapped[0]
+    item.seek(12_345_678)
+    assert item.read(1000) == large[12_345_678:12_346_678]
+    checkpoint = S3Checkpoint(**here)
+    with checkpoint.writer(f"s3://{bucket}/checkpoint") as writer:
+        writer.write(large)
+    with checkpoint.reader(f"s3://{bucket}/checkpoint") as reader:
+        assert reader.read() == large
+    client.copy_object(bucket, "checkpoint", bucket, "copy")
+    for key in [*samples, "checkpoint", "copy"]:
+        client.delete_object(bucket, key)
+    assert not [each for page in client.list_objects(bucket) for each in page.object_info]
 
 
 def _make_bucket(endpoint: str, bucket: str) -> None:
@@ -268,8 +433,13 @@ CLIENTS: dict[str, Callable[[str, str, Path], None]] = {
     "obstore": obstore,
     "pyarrow": pyarrow,
     "s3cmd": s3cmd,
+    "minio": minio,
+    "rclone": rclone,
+    "aws": aws,
+    "s3fs_fuse": s3fs_fuse,
 }
+"""Those that one environment holds, or the system."""
 
 if __name__ == "__main__":
     _client, _endpoint, _bucket, _directory = sys.argv[1:]
-    CLIENTS[_client](_endpoint, _bucket, Path(_directory))
+    (CLIENTS | {"torch": torch})[_client](_endpoint, _bucket, Path(_directory))
