@@ -223,7 +223,7 @@ def test_master_keys_are_made_rotated_and_listed(config: Path) -> None:
     assert answer(config, "kms", "rotate", "backups") == {"key": "backups", "version": 2}
     [key] = answer(config, "kms", "list")["keys"]
     assert (key["key"], key["versions"]) == ("backups", 2)
-    assert key["created"] <= key["rotated"]  # shown in whole milliseconds
+    assert key["created"] <= key["rotated"]  # shown in whole seconds
     assert "backups" in forebay(config, "kms", "list").stdout
     again = answer(config, "kms", "create", "backups", code=ExitCode.FAILED)
     assert "exists already" in again["error"]
