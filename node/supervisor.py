@@ -190,7 +190,7 @@ class Supervisor:
         mount = None if self._mount_absent else self._mount_path
         pids = {child.name: child.pid for child in self._children if child.pid is not None}
         if self._mount_absent:
-            log.warning("no mount: %s", self._mount_absent)
+            log.warning("no mount: %s; serving S3 only", self._mount_absent)
         log.info("serving: endpoint %s, mount %s", self._endpoint or "none", mount or "none")
         self._systemd.ready(
             f"serving S3 on {self._endpoint or 'nothing'}, mounted on {mount or 'nothing'}"

@@ -112,7 +112,9 @@ def dd(*arguments: str) -> None:
 
 @requires_fuse
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("write_mode", ["write_through", "write_back"])
+@pytest.mark.parametrize(
+    "write_mode", ["write_back", pytest.param("write_through", marks=pytest.mark.long)]
+)
 def test_a_gibibyte_passes_without_growing_memory(tmp_path: Path, write_mode: str) -> None:
     pass_through(tmp_path, GIB, write_mode)
 

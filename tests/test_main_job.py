@@ -257,9 +257,9 @@ def job(directory: Path, kind: str, write_mode: str, files: int) -> Iterator[Job
     [
         ("posix", "write_back", 2000),
         ("posix", "write_through", 150),
-        ("moto", "write_back", 120),
         ("moto", "write_through", 40),
-        ("rclone", "write_back", 120),
+        pytest.param("moto", "write_back", 120, marks=pytest.mark.long),
+        pytest.param("rclone", "write_back", 120, marks=pytest.mark.long),
     ],
 )
 def test_trees_go_in_at_either_door_and_come_out_everywhere(
