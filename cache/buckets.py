@@ -322,6 +322,12 @@ class Buckets:
         if self.config(bucket).read_only:
             raise NotPermitted(f"bucket {bucket.name} is read-only")
 
+    def check_changeable(self, txn: Txn, inode: Inode) -> None:
+        """NotPermitted for what is in a read-only bucket."""
+        if inode.id != ROOT and inode.nlink:
+            root = inode.id if inode.parent == ROOT else namespace.bucket_of(txn, inode.parent)
+            self.check_writable(self.of_root(txn, root))
+
     def store(self, bucket: Bucket) -> Store:
         """The bucket's part of its store: its objects, by their keys."""
         view = self._views.get(bucket.name)

@@ -17,7 +17,8 @@ Each front end owns one table from these classes to its protocol (`fuse/errors.p
     ├── NotPermitted
     │   └── StoreNotCreatable  ObjectLocked
     ├── NotSupported  VersioningFixed
-    ├── TooManyLinks  RenameIntoItself  AttributeTooLarge
+    ├── TooManyLinks  RenameIntoItself
+    ├── AttributeTooLarge  AttributeInvalid  AttributesFull
     ├── PreconditionFailed
     ├── InvalidPart  InvalidPartOrder  PartTooSmall
     ├── StaleContent          the bytes a reader began on are gone; it must not mix versions
@@ -200,7 +201,15 @@ class RenameIntoItself(CacheError):
 
 
 class AttributeTooLarge(CacheError):
-    pass
+    """An extended attribute whose name or value is over a limit."""
+
+
+class AttributeInvalid(CacheError):
+    """An extended attribute that stands for what S3 does not allow in this place."""
+
+
+class AttributesFull(CacheError):
+    """One more extended attribute than the object may have."""
 
 
 class PreconditionFailed(CacheError):

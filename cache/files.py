@@ -1,4 +1,4 @@
-"""The verbs of the POSIX door: names, attributes and extended attributes, by inode.
+"""The verbs of the POSIX door: names and attributes, by inode.
 
 The root's children are the buckets: mkdir and rmdir there make and remove them. Permissions are
 the kernel's business (default_permissions); what POSIX says of link counts, times, types and
@@ -20,27 +20,24 @@ from cache.buckets import Buckets
 from cache.config import CacheConfig
 from cache.discovery import Discovery
 from cache.errors import (
-    AttributeExists,
-    AttributeTooLarge,
     CrossesBucket,
     InvalidName,
     IsADirectory,
     NameExists,
-    NoSuchAttribute,
     NoSuchInode,
     NoSuchKey,
     NotADirectory,
     NotEmpty,
     NotPermitted,
-    NotSupported,
     RenameIntoItself,
     TooManyLinks,
 )
 from cache.index import Index, Table, Txn
 from cache.namespace import Place
-from cache.open_files import EMPTY_ETAG, mark_all, through_places
+from cache.open_files import mark_all, through_places
 from cache.persist import Persister, place_of
 from cache.records import (
+    EMPTY_ETAG,
     ROOT,
     Bucket,
     Inode,
@@ -55,8 +52,6 @@ from cache.versioning import Versioning, locking_of
 from cache.versions import Versions, has_versions, is_versioned
 
 LINK_MAX = 65_000
-XATTR_NAME_MAX = 255
-XATTR_VALUE_MAX = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -500,7 +495,8 @@ class Files:
         }
 
         def change(txn: Txn) -> Inode:
-            found = self._writable(txn, inode)
+            found = namespace.get(txn, inode)
+            self._buckets.check_changeable(txn, found)
             updated = namespace.update(
                 txn,
                 found,
@@ -516,55 +512,6 @@ class Files:
             return updated
 
         return self._index.commit(change)
-
-    def get_xattr(self, inode: int, name: bytes) -> bytes:
-        """NoSuchAttribute."""
-        with self._index.read() as txn:
-            namespace.get(txn, inode)
-            value = txn.get(Table.XATTRS, _xattr_key(inode, name))
-        if value is None:
-            raise NoSuchAttribute(repr(name))
-        return value
-
-    def set_xattr(
-        self, inode: int, name: bytes, value: bytes, *, create: bool, replace: bool
-    ) -> None:
-        """AttributeExists with `create`, NoSuchAttribute with `replace`, AttributeTooLarge."""
-        if len(name) > XATTR_NAME_MAX or len(value) > XATTR_VALUE_MAX:
-            raise AttributeTooLarge(repr(name))
-        if name.startswith(b"user.forebay."):
-            raise NotSupported("user.forebay.* is read-only")
-
-        def change(txn: Txn) -> None:
-            found = self._writable(txn, inode)
-            key = _xattr_key(inode, name)
-            present = txn.get(Table.XATTRS, key)
-            if create and present is not None:
-                raise AttributeExists(repr(name))
-            if replace and present is None:
-                raise NoSuchAttribute(repr(name))
-            txn.put(Table.XATTRS, key, value)
-            flags = found.flags | InodeFlag.XATTRS
-            namespace.update(txn, found, flags=flags, ctime_ns=time.time_ns())
-
-        self._index.commit(change)
-
-    def list_xattrs(self, inode: int) -> list[bytes]:
-        prefix = namespace.key_bytes(inode)
-        with self._index.read() as txn:
-            namespace.get(txn, inode)
-            return [key[8:] for key, _ in txn.scan(Table.XATTRS, prefix, prefix)]
-
-    def remove_xattr(self, inode: int, name: bytes) -> None:
-        """NoSuchAttribute."""
-
-        def change(txn: Txn) -> None:
-            found = self._writable(txn, inode)
-            if not txn.delete(Table.XATTRS, _xattr_key(inode, name)):
-                raise NoSuchAttribute(repr(name))
-            namespace.update(txn, found, ctime_ns=time.time_ns())
-
-        self._index.commit(change, grows=False)
 
     # ------------------------------------------------------------------ syncing
 
@@ -620,14 +567,6 @@ class Files:
         found = namespace.lookup(txn, parent, name)
         if found is None:
             raise NoSuchKey(name)
-        return found
-
-    def _writable(self, txn: Txn, inode: int) -> Inode:
-        """NotPermitted in a read-only bucket."""
-        found = namespace.get(txn, inode)
-        if inode != ROOT and found.nlink:
-            root = inode if found.parent == ROOT else namespace.bucket_of(txn, found.parent)
-            self._buckets.check_writable(self._buckets.of_root(txn, root))
         return found
 
     @staticmethod
@@ -699,10 +638,6 @@ def _inherited_mode(directory: Inode, kind: Kind, mode: int) -> int:
     if kind == Kind.DIRECTORY and directory.mode & stat.S_ISGID:
         return mode | stat.S_ISGID
     return mode
-
-
-def _xattr_key(inode: int, name: bytes) -> bytes:
-    return namespace.key_bytes(inode) + name
 
 
 def _md5(data: bytes) -> str:

@@ -29,12 +29,11 @@ from cache.index import Index, Table, Txn
 from cache.namespace import Place
 from cache.overlay import Overlay
 from cache.persist import Persister
-from cache.records import ROOT, ZEROS, Extent, Inode, InodeFlag, Kind, WriteMode
+from cache.records import EMPTY_ETAG, ROOT, ZEROS, Extent, Inode, InodeFlag, Kind, WriteMode
 from cache.segments import Reservation, Segments
 
 log = logging.getLogger(__name__)
 
-EMPTY_ETAG = hashlib.md5(b"", usedforsecurity=False).hexdigest()
 _OVERLAY_MAX = 2048
 _ADMIT_EVERY_BYTES = 8 << 20
 _SNAPSHOT_AGE_S = 1.0

@@ -8,6 +8,7 @@ the end, with a default; anything else raises the struct's version and adds a st
 from __future__ import annotations
 
 import enum
+import hashlib
 import struct
 from typing import NamedTuple, NewType, TypeVar
 
@@ -17,6 +18,9 @@ from cache.errors import FormatMismatch
 
 InodeId = NewType("InodeId", int)
 SegmentId = NewType("SegmentId", int)
+
+EMPTY_ETAG = hashlib.md5(usedforsecurity=False).hexdigest()
+"""Of no bytes."""
 
 ROOT = InodeId(1)
 """The directory whose children are the buckets; also the root inode of the mount."""
@@ -88,6 +92,16 @@ class Inode(msgspec.Struct, array_like=True, frozen=True):
     def visible_size(self) -> int:
         """What both doors show: of an encrypted file the size of its plaintext."""
         return self.size - self.overhead
+
+    @property
+    def shown_etag(self) -> str:
+        """The ETag that S3 clients are told, without quotes.
+
+        Bytes that others put into the store may have none; theirs names the inode and the revision
+        of its bytes, so that it changes exactly when they do. The dash says that it is no MD5."""
+        if self.etag:
+            return self.etag
+        return f"{self.id:016x}{self.revision:016x}-1" if self.visible_size else EMPTY_ETAG
 
     @property
     def is_dir(self) -> bool:

@@ -38,6 +38,7 @@ from cache.stores.base import Store
 from cache.users import Users
 from cache.versioning import Versioning
 from cache.versions import Versions
+from cache.xattrs import ExtendedAttributes
 
 log = logging.getLogger(__name__)
 
@@ -112,6 +113,7 @@ class Volume:
             self.versioning,
             cache,
         )
+        self.xattrs = ExtendedAttributes(self.index, self.buckets)
         self.open_files = OpenFiles(
             self.index,
             self.segments,

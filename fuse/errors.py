@@ -46,7 +46,9 @@ ERRNO: dict[type[errors.CacheError], int] = {
     errors.NotSupported: errno.ENOTSUP,
     errors.TooManyLinks: errno.EMLINK,
     errors.RenameIntoItself: errno.EINVAL,
-    errors.AttributeTooLarge: errno.E2BIG,
+    errors.AttributeTooLarge: errno.E2BIG,  # setxattr(2) on each of these three
+    errors.AttributeInvalid: errno.EINVAL,
+    errors.AttributesFull: errno.ENOSPC,
     # Conditions and parts belong to S3 requests; none can come up here.
     errors.PreconditionFailed: errno.EIO,
     errors.InvalidPart: errno.EIO,

@@ -63,7 +63,7 @@ def serve(
             "metadata", threads=config.metadata_threads, deadline_s=config.metadata_deadline_s
         ),
         data=Lane("data", threads=config.data_threads, deadline_s=config.data_deadline_s),
-        xattrs=config.xattrs,
+        xattrs=volume.xattrs if config.xattrs else None,
     )
     volume.discovery.tell_kernel = kernel.forget_soon
     listener = ChangeListener(change_socket, kernel.forget)

@@ -33,7 +33,8 @@ from cache.changes import Change
 from cache.errors import CacheError, DeadlineExceeded, NameExists, NoSuchKey
 from cache.files import Files, SetAttributes
 from cache.open_files import OpenFile, OpenFiles
-from cache.records import Inode, InodeFlag, Kind
+from cache.records import Inode, Kind
+from cache.xattrs import FACTS_PREFIX, ExtendedAttributes
 from fuse import attributes
 from fuse.errors import errno_of
 from fuse.handles import DirectoryHandle, FileHandle, Handles, LookupCounts, Stragglers
@@ -90,7 +91,7 @@ class Operations(pyfuse3.Operations):
         *,
         metadata: Lane,
         data: Lane,
-        xattrs: bool,
+        xattrs: ExtendedAttributes | None,
     ) -> None:
         super().__init__()
         self._files = files
@@ -251,31 +252,29 @@ class Operations(pyfuse3.Operations):
 
     @answered
     async def getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
-        self._check_xattr(name)
-        # The kernel asks for security.capability before every write(2): be quick to say no.
-        if not self._files.get(inode).flags & InodeFlag.XATTRS:
-            raise pyfuse3.FUSEError(errno.ENODATA)
-        return self._files.get_xattr(inode, name)
+        xattrs = self._offered(name)
+        if name.startswith(FACTS_PREFIX):  # may count the pieces of a huge file
+            return await self._metadata.run(lambda: xattrs.get(inode, name))
+        return xattrs.get(inode, name)
 
     @answered
     async def setxattr(
         self, inode: int, name: bytes, value: bytes, ctx: pyfuse3.RequestContext
     ) -> None:
         """XATTR_CREATE and XATTR_REPLACE are tested by pyfuse3, with getxattr, before this."""
-        self._check_xattr(name)
+        xattrs = self._offered(name)
         await self._metadata.run(
-            lambda: self._files.set_xattr(inode, name, value, create=False, replace=False)
+            lambda: xattrs.set(inode, name, value, create=False, replace=False)
         )
 
     @answered
     async def listxattr(self, inode: int, ctx: pyfuse3.RequestContext) -> Sequence[bytes]:
-        self._check_xattr(b"")
-        return self._files.list_xattrs(inode)
+        return self._offered().names(inode)
 
     @answered
     async def removexattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
-        self._check_xattr(name)
-        await self._metadata.run(lambda: self._files.remove_xattr(inode, name))
+        xattrs = self._offered(name)
+        await self._metadata.run(lambda: xattrs.remove(inode, name))
 
     @answered
     async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
@@ -560,13 +559,14 @@ class Operations(pyfuse3.Operations):
         """Cached pages stay good from one open to the next: an inode's bytes change only here."""
         return pyfuse3.FileInfo(fh=self._open.add(handle), keep_cache=True)
 
-    def _check_xattr(self, name: bytes) -> None:
+    def _offered(self, name: bytes = b"") -> ExtendedAttributes:
         """ENOSYS makes the kernel ask no more, for as long as it is mounted. ENOTSUP for system.*:
         an ACL that is stored and not enforced would be a lie."""
-        if not self._xattrs:
+        if self._xattrs is None:
             raise pyfuse3.FUSEError(errno.ENOSYS)
         if name.startswith(b"system."):
             raise pyfuse3.FUSEError(errno.ENOTSUP)
+        return self._xattrs
 
     async def _entries(self, directory: int, after: bytes, limit: int) -> list[tuple[bytes, Inode]]:
         found = self._files.entries_now(directory, after, limit)

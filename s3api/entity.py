@@ -6,7 +6,6 @@ Pure; callable from any thread.
 from __future__ import annotations
 
 import base64
-import hashlib
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -54,21 +53,11 @@ ATTRIBUTE_MEMBERS = f"Metadata StorageClass Tagging WebsiteRedirectLocation {STA
 _REDIRECT_MAX = 2048
 
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f]")
-_EMPTY_ETAG = hashlib.md5(usedforsecurity=False).hexdigest()
 
 
 def etag_of(found: Object) -> str:
-    """The object's ETag, without quotes.
-
-    Bytes that came through the mount or from the store have none that S3 computed; theirs names
-    the inode and the revision of its bytes, so that it changes exactly when they do. The dash
-    tells clients that it is not an MD5.
-    """
-    if found.etag:
-        return found.etag
-    if not found.size:
-        return _EMPTY_ETAG
-    return f"{found.inode.id:016x}{found.inode.revision:016x}-1"
+    """The object's ETag, without quotes."""
+    return found.inode.shown_etag
 
 
 def quoted_etag(found: Object) -> str:

@@ -285,6 +285,8 @@ CACHE_CODES: dict[type[cache_errors.CacheError], str] = {
     cache_errors.TooManyLinks: "InternalError",
     cache_errors.RenameIntoItself: "InternalError",
     cache_errors.AttributeTooLarge: "MetadataTooLarge",
+    cache_errors.AttributeInvalid: "InternalError",
+    cache_errors.AttributesFull: "InternalError",
     cache_errors.PreconditionFailed: "PreconditionFailed",
     cache_errors.InvalidPart: "InvalidPart",
     cache_errors.InvalidPartOrder: "InvalidPartOrder",

@@ -10,17 +10,13 @@ Pure; callable from any thread.
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
+from cache.tag_rules import KEY_MAX, SYSTEM_PREFIX, TAGS_MAX, VALUE_MAX, is_plain
 from s3api.errors import S3Error
 
-TAGS_MAX = 10
-KEY_MAX = 128
-VALUE_MAX = 256
-_SIGNS = frozenset("+-=._:/@")
 _HEADER = "x-amz-tagging"
 
 TagSet = dict[str, str]
@@ -65,20 +61,15 @@ def _checked(tags: TagSet, limits: bool) -> TagSet:
     if limits and len(tags) > TAGS_MAX:
         raise S3Error("InvalidTag", f"Object tags cannot be greater than {TAGS_MAX}")
     for key, value in tags.items():
-        if not key or (limits and not (len(key) <= KEY_MAX and _is_plain(key))):
+        if not key or (limits and not (len(key) <= KEY_MAX and is_plain(key))):
             raise S3Error("InvalidTag", "The TagKey you have provided is invalid", TagKey=key[:128])
-        if key.startswith("aws:"):
+        if key.startswith(SYSTEM_PREFIX):
             raise S3Error(
                 "InvalidTag", "System tags cannot be added/updated by requester", TagKey=key[:128]
             )
-        if limits and not (len(value) <= VALUE_MAX and _is_plain(value)):
+        if limits and not (len(value) <= VALUE_MAX and is_plain(value)):
             raise S3Error("InvalidTag", "The TagValue you have provided is invalid", TagKey=key)
     return tags
-
-
-def _is_plain(text: str) -> bool:
-    # Letters, digits and separators as Unicode knows them: Amazon's [\p{L}\p{Z}\p{N}_.:/=+\-@].
-    return all(c in _SIGNS or unicodedata.category(c)[0] in "LZN" for c in text)
 
 
 def tag_pairs(tags: Mapping[str, str]) -> list[dict[str, Any]]:

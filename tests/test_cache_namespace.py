@@ -7,14 +7,12 @@ import stat
 import pytest
 
 from cache.errors import (
-    AttributeExists,
     BucketNotEmpty,
     CrossesBucket,
     InvalidName,
     IsADirectory,
     NameExists,
     NameTooLong,
-    NoSuchAttribute,
     NoSuchInode,
     NoSuchKey,
     NotADirectory,
@@ -233,27 +231,6 @@ def test_while_a_mount_lives_nobody_else_reaps(box: TestVolume) -> None:
     os.close(fd)
     box.volume.reaper.run_without_mount()
     assert box.volume.reaper.run_without_mount() == 1
-
-
-def test_extended_attributes(box: TestVolume) -> None:
-    files = box.volume.files
-    inode = box.create(b"f").id
-    files.set_xattr(inode, b"user.a", b"1", create=True, replace=False)
-    with pytest.raises(AttributeExists):
-        files.set_xattr(inode, b"user.a", b"2", create=True, replace=False)
-    with pytest.raises(NoSuchAttribute):
-        files.set_xattr(inode, b"user.b", b"2", create=False, replace=True)
-    files.set_xattr(inode, b"user.a", b"", create=False, replace=True)
-    assert files.get_xattr(inode, b"user.a") == b""
-    assert files.list_xattrs(inode) == [b"user.a"]
-    files.remove_xattr(inode, b"user.a")
-    for act in (
-        lambda: files.get_xattr(inode, b"user.a"),
-        lambda: files.remove_xattr(inode, b"user.a"),
-    ):
-        with pytest.raises(NoSuchAttribute):
-            act()
-    assert files.list_xattrs(inode) == []
 
 
 def test_buckets_are_the_roots_children_and_names_stay_in_theirs(box: TestVolume) -> None:

@@ -207,3 +207,17 @@ def test_metadata_that_only_looks_posix_stays_metadata() -> None:
     )
     assert found.metadata == {"mode": "fast", "mtime": "yesterday", "uid": "root"}
     assert (found.mode, found.mtime_ns, found.uid, found.gid) == (None, None, None, 7)
+
+
+@pytest.mark.parametrize(
+    ("key", "path"),
+    [
+        (b"a/b", b"a/b"),
+        (b"a/b/", b"a/b"),
+        (b"a//b", b"a/.fb~d/b"),
+        (b".forebay-tmp/x", b".fb~d.forebay-tmp/x"),
+        (b"a/..", b"a/.fb~f.."),
+    ],
+)
+def test_the_usual_path_of_a_key(key: bytes, path: bytes) -> None:
+    assert posix_names.usual_path(key) == path

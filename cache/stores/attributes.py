@@ -57,6 +57,8 @@ _PERMISSIONS = 0o7777
 
 METADATA_BYTES_MAX = 2048
 """Names and values of an object's metadata together, on S3; more is refused (MetadataTooLarge)."""
+POSIX_NAMES = frozenset({"mode", "uid", "gid", "mtime", "rdev"})
+"""Names of metadata that say what the file itself has."""
 _DISPENSABLE = (_ORIGIN, _ETAG, "gid", "uid", "mtime", "mode")
 """In the order in which they are left out. ETag and origin are bound to mtime: they go before."""
 

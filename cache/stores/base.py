@@ -216,6 +216,10 @@ class Store(Protocol):
         directories an existing directory (also an empty one) is listed as a StoredObject marker
         `dir/` with kind DIRECTORY instead of a prefix."""
 
+    def location(self, key: bytes) -> str:
+        """Where the object is, or would be, as tools that know nothing of Forebay name it. Asks
+        nobody, so that a file that lies under its second form (posix_names) is not told apart."""
+
     def statfs(self) -> tuple[int, int] | None:
         """(total, free) bytes, where the store has such figures; else None."""
 

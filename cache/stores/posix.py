@@ -48,6 +48,7 @@ from cache.stores.bodies import upload_whole
 from cache.stores.deadline import DeadlinePool
 from cache.stores.posix_attributes import version_of
 from cache.stores.posix_listing import Listing, describe_at
+from cache.stores.posix_names import usual_path
 from cache.stores.posix_parts import PosixPartUpload
 from cache.stores.posix_root import PosixRoot, store_errors
 from cache.stores.posix_uploads import (
@@ -118,6 +119,7 @@ class PosixStore:
                 "store %s has no xattrs: content types, metadata, tags and S3 ETags are not kept",
                 config.path,
             )
+        self._path = config.path
         self._chown = os.geteuid() == 0
         self._xattrs = xattrs
         self._publisher = Publisher(
@@ -314,6 +316,9 @@ class PosixStore:
                 return self._listing.page(prefix, delimiter=delimiter, marker=marker, limit=limit)
 
         return self._pool.run(page)
+
+    def location(self, key: bytes) -> str:
+        return str(self._path / os.fsdecode(usual_path(key)))
 
     def statfs(self) -> tuple[int, int] | None:
         def ask() -> tuple[int, int]:

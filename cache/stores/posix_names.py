@@ -71,6 +71,16 @@ def forms(name: bytes, *, is_directory: bool, at_root: bool) -> list[Form]:
     return [escaped] if native is None else [native, escaped]
 
 
+def usual_path(key: bytes) -> bytes:
+    """Where the key lies unless one of its components is beside another of the same name."""
+    directories, leaf, is_directory = split_key(key)
+    found: list[bytes] = []
+    for depth, name in enumerate(directories):
+        found += forms(name, is_directory=True, at_root=depth == 0)[0]
+    found += forms(leaf, is_directory=is_directory, at_root=not directories)[0]
+    return b"/".join(found)
+
+
 def is_continuation(name: bytes) -> bool:
     """Whether this directory holds the rest of a long name."""
     return name.startswith(PREFIX + b"l")

@@ -105,6 +105,9 @@ class Prefixed:
         after = page.next_marker
         return ListPage(entries, None if after is None else self._outer(after))
 
+    def location(self, key: bytes) -> str:
+        return self._store.location(self._inner(key))
+
     def statfs(self) -> tuple[int, int] | None:
         return self._store.statfs()
 

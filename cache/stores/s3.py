@@ -294,6 +294,10 @@ class S3Store:
     ) -> ListPage:
         return self._listing.page(prefix, delimiter=delimiter, marker=marker, limit=limit)
 
+    def location(self, key: bytes) -> str:
+        address = self._requests.address(key)
+        return f"s3://{address['Bucket']}/{address['Key']}"
+
     def statfs(self) -> tuple[int, int] | None:
         return None  # S3 has no such figures
 

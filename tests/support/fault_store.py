@@ -130,6 +130,9 @@ class FaultStore:
         self.after("list", prefix)
         return page
 
+    def location(self, key: bytes) -> str:
+        return self.store.location(key)
+
     def statfs(self) -> tuple[int, int] | None:
         return self.store.statfs()
 
