@@ -34,7 +34,8 @@ Each front end owns one table from these classes to its protocol (`fuse/errors.p
     └── StoreError
         ├── StoreUnavailable  no answer; never means "deleted" (temporary)
         ├── StoreRefused      an answer: access denied, quota, bad request
-        ├── StoreFull         the store has no space or quota left
+        ├── StoreFull         the store has no space left
+        │   └── StoreOverQuota    or not for us
         ├── StoreNotFound     an answer: there is no such object
         ├── StoreChanged      the object is not the version asked for (If-Match failed)
         └── StoreCorrupt      wrong length, checksum or ETag came back
@@ -293,6 +294,10 @@ class StoreRefused(StoreError):
 
 class StoreFull(StoreError):
     temporary = True
+
+
+class StoreOverQuota(StoreFull):
+    pass
 
 
 class StoreNotFound(StoreError):

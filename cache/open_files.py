@@ -23,7 +23,7 @@ from cache import dirty, extents, namespace, retention
 from cache.admission import Admission
 from cache.buckets import Buckets
 from cache.contents import INLINE_MAX, Contents, FileRange, Snapshot
-from cache.errors import IsADirectory, NoSuchInode, SealedContent
+from cache.errors import CacheError, IsADirectory, NoSuchInode, SealedContent
 from cache.fetch import Fetcher
 from cache.index import Index, Table, Txn
 from cache.namespace import Place
@@ -94,6 +94,11 @@ class OpenFiles:
                 return
         try:
             file.publish()
+        except CacheError as exc:
+            # Nobody hears of an error here: close(2) has published before. What is left is what
+            # the kernel handed over later, of a mapping that outlived its descriptor.
+            log.error("the last bytes written to inode %d are lost: %s", file.inode_id, exc)
+            raise
         finally:
             with self._lock:
                 if not file.users:

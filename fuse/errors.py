@@ -71,6 +71,7 @@ ERRNO: dict[type[errors.CacheError], int] = {
     # credentials; EIO would look like a broken disk.
     errors.StoreRefused: errno.EACCES,
     errors.StoreFull: errno.ENOSPC,
+    errors.StoreOverQuota: errno.EDQUOT,
     errors.StoreNotFound: errno.ENOENT,
     errors.StoreChanged: errno.ESTALE,
     errors.StoreCorrupt: errno.EIO,

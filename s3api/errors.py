@@ -308,6 +308,7 @@ CACHE_CODES: dict[type[cache_errors.CacheError], str] = {
     cache_errors.StoreUnavailable: "ServiceUnavailable",
     cache_errors.StoreRefused: "AccessDenied",
     cache_errors.StoreFull: "SlowDown",
+    cache_errors.StoreOverQuota: "SlowDown",
     cache_errors.StoreNotFound: "NoSuchKey",
     cache_errors.StoreChanged: "ServiceUnavailable",
     cache_errors.StoreCorrupt: "ServiceUnavailable",

@@ -17,6 +17,7 @@ from cache.errors import (
     StoreChanged,
     StoreFull,
     StoreNotFound,
+    StoreOverQuota,
     StoreRefused,
     StoreUnavailable,
 )
@@ -136,7 +137,7 @@ def test_failed_fsync_is_an_error_and_leaves_the_old_object(
     ("number", "expected"),
     [
         (errno.ENOSPC, StoreFull),
-        (errno.EDQUOT, StoreFull),
+        (errno.EDQUOT, StoreOverQuota),
         (errno.EACCES, StoreRefused),
         (errno.EROFS, StoreRefused),
         (errno.EIO, StoreUnavailable),

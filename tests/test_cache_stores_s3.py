@@ -19,6 +19,7 @@ from cache.errors import (
     StoreError,
     StoreFull,
     StoreNotFound,
+    StoreOverQuota,
     StoreRefused,
     StoreUnavailable,
 )
@@ -147,7 +148,7 @@ def test_answers_that_trickle_are_given_up_at_the_deadline(
         (error(301, "PermanentRedirect"), StoreRefused),
         (error(501, "NotImplemented"), StoreUnavailable),
         (error(404, "NoSuchKey"), StoreNotFound),
-        (error(403, "QuotaExceeded"), StoreFull),
+        (error(403, "QuotaExceeded"), StoreOverQuota),
         (error(507, "XMinioStorageFull"), StoreFull),
         (error(412, "PreconditionFailed"), StoreChanged),
         (error(409, "ConditionalRequestConflict"), StoreChanged),

@@ -8,7 +8,7 @@ import re
 import signal
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -167,6 +167,41 @@ def test_a_read_and_a_close_that_hang_are_given_up_on(tmp_path: Path) -> None:
         with (mount.bucket / "hung-new").open("r+b") as opened:
             os.fsync(opened.fileno())
         assert (mount.store / "hung-new").read_bytes() == b"new"
+
+
+@pytest.fixture(scope="module")
+def unwilling(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mounted]:
+    """A mount whose store refuses on demand."""
+    with mounted(tmp_path_factory.mktemp("unwilling"), prepare=FAULTY) as mount:
+        yield mount
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("denied", errno.EACCES),
+        ("full", errno.ENOSPC),
+        ("over-quota", errno.EDQUOT),
+        ("silent", errno.EIO),
+    ],
+)
+def test_the_writer_learns_why_the_store_did_not_take_it(
+    unwilling: Mounted, name: str, code: int
+) -> None:
+    """In write_through: from fsync, from each close, and again as long as it is so."""
+    path = unwilling.bucket / name
+    with faulty_store.refusing(unwilling.home):
+        file = os.open(path, os.O_CREAT | os.O_WRONLY)
+        os.write(file, b"dirty")
+        for _ in range(2):
+            refused(code, lambda: os.fsync(file))
+        duplicate = os.dup(file)
+        for descriptor in (duplicate, file):
+            refused(code, lambda descriptor=descriptor: os.close(descriptor))  # type: ignore[misc]
+    assert path.read_bytes() == b"dirty"  # safe here, and queued
+    with path.open("r+b") as opened:
+        os.fsync(opened.fileno())
+    assert (unwilling.store / name).read_bytes() == b"dirty"
 
 
 # ------------------------------------------------------------------ crashes and stops

@@ -39,6 +39,7 @@ from cache.errors import (
     StoreError,
     StoreFull,
     StoreNotFound,
+    StoreOverQuota,
     StoreRefused,
     StoreUnavailable,
 )
@@ -62,7 +63,7 @@ _ERRORS: dict[int, type[StoreError]] = {
     errno.ENOENT: StoreNotFound,
     errno.ENOTDIR: StoreNotFound,
     errno.ENOSPC: StoreFull,
-    errno.EDQUOT: StoreFull,
+    errno.EDQUOT: StoreOverQuota,
     **dict.fromkeys(
         (
             errno.EACCES, errno.EPERM, errno.EROFS, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL,

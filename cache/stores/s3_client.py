@@ -36,6 +36,7 @@ from cache.errors import (
     StoreError,
     StoreFull,
     StoreNotFound,
+    StoreOverQuota,
     StoreRefused,
     StoreUnavailable,
 )
@@ -174,7 +175,8 @@ _CODES: dict[str, type[StoreError]] = {
     "NoSuchUpload": StoreNotFound,
     "PreconditionFailed": StoreChanged,
     "ConditionalRequestConflict": StoreChanged,
-    "QuotaExceeded": StoreFull,
+    "QuotaExceeded": StoreOverQuota,
+    "XMinioAdminBucketQuotaExceeded": StoreOverQuota,
     "InsufficientCapacity": StoreFull,
     "XMinioStorageFull": StoreFull,
     "BadDigest": StoreCorrupt,

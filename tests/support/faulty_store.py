@@ -2,7 +2,8 @@
 
 `break_by_name` wraps the store of `mount.mounted(prepare=...)`. Calls for keys that begin with
 - `broken` raise what no store may raise;
-- `hung` do not return while the test holds `hanging()`.
+- `hung` do not return while the test holds `hanging()`;
+- a name in REFUSALS fail with that error while `refusing()` is held.
 """
 
 from __future__ import annotations
@@ -15,8 +16,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from cache.errors import StoreError, StoreFull, StoreOverQuota, StoreRefused, StoreUnavailable
 from cache.stores.base import Store
 
+REFUSALS: dict[str, type[StoreError]] = {
+    "denied": StoreRefused,
+    "full": StoreFull,
+    "over-quota": StoreOverQuota,
+    "silent": StoreUnavailable,
+}
 _CALLS = ("head", "read", "begin_upload", "put", "list", "delete")
 
 
@@ -37,6 +45,9 @@ class FaultyStore:
                 self._lock.with_name("hung").touch()
                 with self._lock.open("ab") as held_by_the_test:
                     fcntl.flock(held_by_the_test, fcntl.LOCK_SH)
+            for name, error in REFUSALS.items():
+                if key.startswith(name.encode()) and self._lock.with_name("refusing").exists():
+                    raise error("injected")
             return call(key, *args, **kwargs)
 
         return faulty
@@ -52,6 +63,17 @@ def hanging(home: Path) -> Iterator[None]:
     with (home / "hang").open("ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+@contextlib.contextmanager
+def refusing(home: Path) -> Iterator[None]:
+    """Let calls for keys that begin with a name in REFUSALS fail."""
+    mark = home / "refusing"
+    mark.touch()
+    try:
+        yield
+    finally:
+        mark.unlink()
 
 
 def wait_until_one_hangs(home: Path, timeout_s: float = 10) -> None:
