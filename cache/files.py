@@ -481,7 +481,11 @@ class Files:
         self._versions.renew(txn, bucket, to_first, other)
         for place in {first, second} - {to_first, to_second}:
             self._versions.left_behind(txn, bucket, place)
-        for place in {first, second, to_first, to_second}:
+        # What the store has under the two names stays there where the file is uploaded under its
+        # new one: whoever has the old one now replaces that.
+        self._mark(txn, first, former=one)
+        self._mark(txn, second, former=other)
+        for place in {to_first, to_second} - {first, second}:
             self._mark(txn, place)
 
     # ------------------------------------------------------------------ attributes

@@ -215,16 +215,23 @@ def store_owner(txn: Txn, root: int, key: bytes) -> int | None:
 
 
 def in_the_way(txn: Txn, place: Place, own: int | None) -> int | None:
-    """The first inode whose bytes in the store still lie at this place, or at a directory on the
-    way to it, although its name is elsewhere by now: what the store has there is not the place's.
+    """The first inode that must move in the store before anything is done at this place: its bytes
+    still lie there, or at a directory on the way, although its name is elsewhere by now, so that
+    what the store has there is not the place's. Or it is a directory on the way that came out of
+    the very one that is to go below it.
     own: the inode that has the place's name."""
     above = get(txn, place.parent)
     steps = [(place.parent, place.name, own)]
+    came_out = None
     while above.id != place.bucket:
+        if above.id == own and came_out is not None:
+            return came_out
         if above.stored is None:
             steps.append((above.parent, above.name, above.id))
         else:
             steps.append((above.stored.parent, above.stored.name, above.id))
+            if steps[-1][:2] != (above.parent, above.name):
+                came_out = above.id
         above = get(txn, steps[-1][0])
     for parent, name, expected in reversed(steps):
         away = dirty.away_at(txn, parent, name)

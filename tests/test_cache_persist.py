@@ -79,6 +79,20 @@ def test_files_trade_names(box: TestVolume) -> None:
     box.check()
 
 
+@pytest.mark.parametrize("changed", [b"a", b"b"])
+def test_a_changed_file_trades_names_with_a_new_one(box: TestVolume, changed: bytes) -> None:
+    """It goes to its new name by an upload, which leaves what the store had under the old one."""
+    box.put(changed, b"old" * 5000)
+    box.drain()
+    box.write(changed, b"new")
+    other = b"b" if changed == b"a" else b"a"
+    box.put(other, b"other")
+    box.rename(b"a", b"b", exchange=True)
+    box.drain()
+    assert tree(box) == {changed: b"other", other: b"new" + (b"old" * 5000)[3:]}
+    box.check()
+
+
 def test_directories_trade_names(box: TestVolume) -> None:
     box.put(b"a/x", b"A")
     box.put(b"b/x", b"B")
@@ -112,6 +126,35 @@ def test_a_directory_moves_below_one_that_took_its_name(box: TestVolume) -> None
     box.rename(b"b", b"a/b")
     box.drain()
     assert tree(box) == {b"a/": None, b"a/b/": None, b"a/b/x": b"1"}
+    box.check()
+
+
+@pytest.mark.parametrize("first", [b"d/", b"b/"])
+def test_a_directory_moves_below_one_that_was_in_it(box: TestVolume, first: bytes) -> None:
+    """Whichever of the two is persisted first, the inner one has to come out before."""
+    box.put(b"d/a/x", b"1")
+    box.drain()
+    box.rename(b"d/a", b"b")
+    box.rename(b"d", b"b/d")
+    with box.volume.index.read() as txn:
+        entry = next(entry for entry in dirty.entries(txn) if entry.name == first)
+    box.volume.persister.persist(place_of(entry))
+    box.drain()
+    assert tree(box) == {b"b/": None, b"b/d/": None, b"b/x": b"1"}
+    box.check()
+
+
+def test_a_directory_goes_below_one_that_was_in_it_and_took_its_name(box: TestVolume) -> None:
+    box.put(b"d/a/x", b"1")
+    box.drain()
+    box.rename(b"d/a", b"t")
+    box.rename(b"d", b"t/i")
+    box.rename(b"t", b"d")
+    with box.volume.index.read() as txn:
+        entry = next(entry for entry in dirty.entries(txn) if entry.name == b"i/")
+    box.volume.persister.persist(place_of(entry))
+    box.drain()
+    assert tree(box) == {b"d/": None, b"d/i/": None, b"d/x": b"1"}
     box.check()
 
 
