@@ -288,7 +288,7 @@ class Buckets:
     def _persists(self, bucket: Bucket) -> bool:
         """Whether the bucket's store is ever written."""
         config = self.config(bucket)
-        return not config.read_only and config.write_mode != WriteMode.TRANSIENT
+        return not config.read_only and config.write_mode.persists
 
     def config(self, bucket: Bucket) -> BucketConfig:
         """The configuration of a bucket; that of the creatable store for one made by a client."""

@@ -1,4 +1,4 @@
-"""The verbs of the POSIX door: names and attributes, by inode.
+"""The verbs of the POSIX door: names and attributes, by inode. (rename(2) is cache/renames.py.)
 
 The root's children are the buckets: mkdir and rmdir there make and remove them. Permissions are
 the kernel's business (default_permissions); what POSIX says of link counts, times, types and
@@ -15,9 +15,9 @@ from dataclasses import dataclass
 
 import msgspec
 
-from cache import names, namespace, retention, versions
+from cache import names, namespace
 from cache.buckets import Buckets
-from cache.config import CacheConfig
+from cache.directories import Directories, check_new_name
 from cache.discovery import Discovery
 from cache.errors import (
     CrossesBucket,
@@ -26,29 +26,21 @@ from cache.errors import (
     NameExists,
     NoSuchInode,
     NoSuchKey,
-    NotADirectory,
     NotEmpty,
     NotPermitted,
-    RenameIntoItself,
     TooManyLinks,
 )
 from cache.index import Index, Table, Txn
-from cache.namespace import Place
-from cache.open_files import mark_all, through_places
-from cache.persist import Persister, place_of
+from cache.marking import mark_all, through_places, through_places_in
+from cache.persist import Persister
 from cache.records import (
     EMPTY_ETAG,
     ROOT,
-    Bucket,
     Inode,
     InodeFlag,
     Kind,
-    QueueEntry,
-    WriteMode,
 )
-from cache.segments import Segments
 from cache.stores.base import Store
-from cache.versioning import Versioning, locking_of
 from cache.versions import Versions, has_versions, is_versioned
 
 LINK_MAX = 65_000
@@ -77,22 +69,18 @@ class Files:
     def __init__(
         self,
         index: Index,
-        segments: Segments,
         buckets: Buckets,
+        directories: Directories,
         discovery: Discovery,
         persister: Persister,
         keeper: Versions,
-        versioning: Versioning,
-        config: CacheConfig,
     ) -> None:
         self._index = index
-        self._segments = segments
         self._buckets = buckets
+        self._directories = directories
         self._discovery = discovery
         self._persister = persister
         self._versions = keeper
-        self._versioning = versioning
-        self._config = config
         self._held: dict[int, int] = {}
 
     # ------------------------------------------------------------------ looking
@@ -145,7 +133,7 @@ class Files:
         found = self.entries_now(directory, after, limit)
         if found is not None:
             return found
-        if not self._is_known(directory):
+        if not self._directories.is_known(directory):
             self._discovery.learn_directory(directory)
         with self._index.read() as txn:
             found = self._entries(txn, directory, after, limit)
@@ -216,14 +204,15 @@ class Files:
     ) -> Inode:
         """Make a file, directory, symlink or special file. NameExists, NameTooLong, InvalidName;
         NoSuchInode in a directory that was removed."""
-        _check_new_name(name)
+        check_new_name(name)
         if parent == ROOT:
             return self._create_bucket(name, kind, mode, uid, gid)
-        self._learn(parent)
+        self._directories.learn(parent)
 
         def change(txn: Txn) -> Inode:
-            directory = self._live_directory(txn, parent)
-            place = self._place(txn, parent, name + b"/" if kind == Kind.DIRECTORY else name)
+            directory = self._directories.alive(txn, parent)
+            dentry_name = name + b"/" if kind == Kind.DIRECTORY else name
+            place = self._directories.place(txn, parent, dentry_name)
             if namespace.lookup(txn, parent, name) is not None:
                 raise NameExists(repr(name))
             inode = namespace.new_inode(
@@ -242,8 +231,8 @@ class Files:
                 listed_ns=time.time_ns() if kind == Kind.DIRECTORY else 0,
             )
             inode = namespace.enter(txn, parent, place.name, inode)
-            inode = self._versions.renew(txn, self._bucket(txn, place), place, inode)
-            self._mark(txn, place)
+            inode = self._versions.renew(txn, self._directories.bucket(txn, place), place, inode)
+            self._directories.mark(txn, place)
             return inode
 
         return self._index.commit(change)
@@ -261,11 +250,11 @@ class Files:
 
     def link(self, inode: int, parent: int, name: bytes) -> Inode:
         """One more name for a file."""
-        _check_new_name(name)
-        self._learn(parent)
+        check_new_name(name)
+        self._directories.learn(parent)
 
         def change(txn: Txn) -> Inode:
-            self._live_directory(txn, parent)
+            self._directories.alive(txn, parent)
             found = namespace.get(txn, inode)
             if found.is_dir:
                 raise NotPermitted("a directory has one name")
@@ -273,220 +262,59 @@ class Files:
                 raise TooManyLinks(f"inode {inode}")
             if not found.nlink:
                 raise NoSuchInode(inode)
-            place = self._place(txn, parent, name)
+            place = self._directories.place(txn, parent, name)
             if place.bucket != namespace.bucket_of(txn, found.parent):
                 raise CrossesBucket("a link stays in its bucket")
             if namespace.lookup(txn, parent, name) is not None:
                 raise NameExists(repr(name))
             found = namespace.add_link(txn, found, parent, name)
-            self._mark(txn, place, found.size)
+            self._directories.mark(txn, place, found.size)
             return found
 
         return self._index.commit(change)
 
     def unlink(self, parent: int, name: bytes) -> None:
         """Remove a name of a file. IsADirectory."""
-        self._learn(parent)
+        self._directories.learn(parent)
 
         def change(txn: Txn) -> None:
-            dentry_name, inode = self._existing(txn, parent, name)
+            dentry_name, inode = self._directories.existing(txn, parent, name)
             if inode.is_dir:
                 raise IsADirectory(repr(name))
-            place = self._place(txn, parent, dentry_name)
-            bucket = self._bucket(txn, place)
+            place = self._directories.place(txn, parent, dentry_name)
+            bucket = self._directories.bucket(txn, place)
             if is_versioned(bucket) and has_versions(inode):
                 key = namespace.path_of(txn, parent, dentry_name)[1]
                 self._versions.cover(txn, bucket, place, key)
             else:
                 namespace.leave(txn, parent, dentry_name, inode)
-                self._mark(txn, place, former=inode)
-            self._keep_directory(txn, parent)
+                self._directories.mark(txn, place, former=inode)
+            self._directories.keep(txn, parent)
 
         self._index.commit(change, grows=False)
 
     def rmdir(self, parent: int, name: bytes) -> None:
         """Remove an empty directory, or bucket. NotEmpty, NotADirectory."""
-        self._learn(parent)
+        self._directories.learn(parent)
         with self._index.read() as txn:
-            _, found = self._existing(txn, parent, name)
+            _, found = self._directories.existing(txn, parent, name)
         namespace.require_directory(found)
-        self._learn(found.id)
+        self._directories.learn(found.id)
         if parent == ROOT:
             self._buckets.delete(name.decode())
             return
 
         def change(txn: Txn) -> None:
-            dentry_name, inode = self._existing(txn, parent, name)
+            dentry_name, inode = self._directories.existing(txn, parent, name)
             namespace.require_directory(inode)
             if not names.is_empty(txn, inode.id):
                 raise NotEmpty(repr(name))
-            place = self._place(txn, parent, dentry_name)
+            place = self._directories.place(txn, parent, dentry_name)
             namespace.leave(txn, parent, dentry_name, inode)
-            self._mark(txn, place, former=inode)
-            self._keep_directory(txn, parent)
+            self._directories.mark(txn, place, former=inode)
+            self._directories.keep(txn, parent)
 
         self._index.commit(change, grows=False)
-
-    def rename(
-        self,
-        parent: int,
-        name: bytes,
-        new_parent: int,
-        new_name: bytes,
-        *,
-        exchange: bool = False,
-        replace: bool = True,
-    ) -> None:
-        """rename(2), and renameat2(2)'s RENAME_EXCHANGE and RENAME_NOREPLACE. One transaction,
-        however much is below a directory."""
-        _check_new_name(new_name)
-        if ROOT in (parent, new_parent):
-            raise NotPermitted("a bucket keeps its name")
-        self._learn(parent)
-        self._learn(new_parent)
-        with self._index.read() as txn:
-            target = namespace.lookup(txn, new_parent, new_name)
-            moving = self._passing_through(txn, parent, name)
-            if exchange:
-                moving += self._passing_through(txn, new_parent, new_name)
-        if target is not None and target[1].is_dir:
-            self._learn(target[1].id)
-
-        def change(txn: Txn) -> None:
-            source_name, source = self._existing(txn, parent, name)
-            self._live_directory(txn, new_parent)
-            old = self._place(txn, parent, source_name)
-            suffix = b"/" if source.is_dir else b""
-            new = self._place(txn, new_parent, new_name + suffix)
-            if old.bucket != new.bucket:
-                raise CrossesBucket("a rename stays in its bucket")
-            if source.is_dir:
-                _check_not_below(txn, source.id, new_parent)
-                self._check_same_modes(txn, old, new)
-                self._check_without_versions(txn, old, new)
-            target = namespace.lookup(txn, new_parent, new_name)
-            if exchange:
-                if target is None:
-                    raise NoSuchKey(new_name)
-                self._exchange(
-                    txn, old, source, Place(new.bucket, new.parent, target[0]), target[1]
-                )
-                return
-            if target is not None:
-                if not replace:
-                    raise NameExists(repr(new_name))
-                if target[1].id == source.id:
-                    return  # two links of one file: rename(2) does nothing
-                self._displace(txn, source, Place(new.bucket, new.parent, target[0]), target[1])
-            self._move(txn, source, old, new)
-            self._keep_directory(txn, parent)
-
-        with self._persister.standing_still(moving):
-            self._index.commit(change)
-
-    def _passing_through(self, txn: Txn, parent: int, name: bytes) -> list[Place]:
-        """The place of a file that S3 clients may be uploading over at this moment, straight into
-        the store."""
-        dentry = names.find(txn, parent, name)
-        if dentry is None or dentry.kind != Kind.FILE:
-            return []
-        root, key = namespace.path_of(txn, parent, name)
-        mode = self._buckets.mode_of(self._buckets.of_root(txn, root), key)
-        through = mode in (WriteMode.WRITE_THROUGH, WriteMode.WRITE_AROUND)
-        return [Place(root, parent, name)] if through else []
-
-    def _check_same_modes(self, txn: Txn, old: Place, new: Place) -> None:
-        """CrossesBucket when a directory would leave or enter a transient place: what is below it
-        was never queued, or always, and one transaction cannot visit it all."""
-        bucket = self._buckets.of_root(txn, old.bucket)
-        modes = [
-            self._buckets.modes_below(bucket, namespace.path_of(txn, place.parent, place.name)[1])
-            for place in (old, new)
-        ]
-        if WriteMode.TRANSIENT in modes[0] ^ modes[1] or (
-            WriteMode.TRANSIENT in modes[0] and len(modes[0] | modes[1]) > 1
-        ):
-            raise CrossesBucket("a directory stays among persisted keys, or among transient ones")
-
-    def _check_without_versions(self, txn: Txn, *places: Place) -> None:
-        """CrossesBucket for a directory that has, or would come upon, versions of keys in it: they
-        belong to the keys and stay, so that what moves must be copied and deleted one by one."""
-        for place in places:
-            bucket = self._bucket(txn, place)
-            _, path = namespace.path_of(txn, place.parent, place.name)
-            if locking_of(bucket) is not None or (
-                is_versioned(bucket)
-                and versions.directory_of(txn, place.bucket, path + b"name") is not None
-            ):
-                raise CrossesBucket("keys in the directory have versions")
-
-    def _displace(self, txn: Txn, source: Inode, place: Place, target: Inode) -> None:
-        if target.is_dir:
-            if not source.is_dir:
-                raise IsADirectory(repr(place.name))
-            if not names.is_empty(txn, target.id):
-                raise NotEmpty(repr(place.name))
-        elif source.is_dir:
-            raise NotADirectory(repr(place.name))
-        self._versions.make_way(txn, self._bucket(txn, place), place, target)
-        self._mark(txn, place, former=target)
-
-    def _move(self, txn: Txn, inode: Inode, old: Place, new: Place) -> None:
-        inode = namespace.get(txn, inode.id)
-        bucket = self._bucket(txn, old)
-        _check_movable(txn, inode)
-        inode = namespace.move(txn, inode, old, new)
-        inode = self._versions.renew(txn, bucket, new, inode)
-        self._versions.left_behind(txn, bucket, old)
-        self._mark(txn, old, former=inode)
-        self._mark(txn, new, inode.size if inode.kind == Kind.FILE else 0)
-
-    def _exchange(self, txn: Txn, first: Place, one: Inode, second: Place, other: Inode) -> None:
-        if one.id == other.id:
-            return
-        if other.is_dir:
-            _check_not_below(txn, other.id, first.parent)
-        plain_first = first.name.removesuffix(b"/")
-        plain_second = second.name.removesuffix(b"/")
-        to_second = Place(second.bucket, second.parent, plain_second + _suffix(one))
-        to_first = Place(first.bucket, first.parent, plain_first + _suffix(other))
-        for to, leaving in ((to_first, first), (to_second, second)):
-            if to != leaving and names.find(txn, to.parent, to.name) is not None:
-                # Beside a directory an object may hide under the same name (namespace.lookup).
-                raise NameExists(f"{to.name!r} is taken by a hidden object")
-        primary_one = (one.parent, one.name) == (first.parent, first.name)
-        primary_other = (other.parent, other.name) == (second.parent, second.name)
-        bucket = self._bucket(txn, first)
-        for place, inode in ((first, one), (second, other)):
-            _check_movable(txn, inode)
-            if inode.is_dir:
-                self._check_without_versions(txn, place, to_first, to_second)
-        namespace.detach(txn, first.parent, first.name, one)
-        namespace.detach(txn, second.parent, second.name, other)
-        one = namespace.attach(
-            txn, to_second.parent, to_second.name, namespace.get(txn, one.id), primary=primary_one
-        )
-        other = namespace.attach(
-            txn,
-            to_first.parent,
-            to_first.name,
-            namespace.get(txn, other.id),
-            primary=primary_other,
-        )
-        if primary_one:
-            one = namespace.moved(txn, one, first, to_second)
-        if primary_other:
-            other = namespace.moved(txn, other, second, to_first)
-        self._versions.renew(txn, bucket, to_second, one)
-        self._versions.renew(txn, bucket, to_first, other)
-        for place in {first, second} - {to_first, to_second}:
-            self._versions.left_behind(txn, bucket, place)
-        # What the store has under the two names stays there where the file is uploaded under its
-        # new one: whoever has the old one now replaces that.
-        self._mark(txn, first, former=one)
-        self._mark(txn, second, former=other)
-        for place in {to_first, to_second} - {first, second}:
-            self._mark(txn, place)
 
     # ------------------------------------------------------------------ attributes
 
@@ -510,7 +338,7 @@ class Files:
             )
             if ROOT not in (updated.parent, updated.id):
                 if updated.is_dir:
-                    updated = self._make_explicit(txn, updated)
+                    updated = self._directories.make_explicit(txn, updated)
                 else:
                     mark_all(txn, self._buckets, updated)
             return updated
@@ -524,22 +352,9 @@ class Files:
         returns; in write_through this also waits until the store has the queued names."""
         with self._index.read() as txn:
             found = namespace.get(txn, inode)
-            places = self._queued_in(txn, inode) if found.is_dir else []
+            places = through_places_in(txn, self._buckets, inode) if found.is_dir else []
         for place in (*through_places(self._index, self._buckets, found), *places):
             self._persister.persist(place)
-
-    def _queued_in(self, txn: Txn, directory: int) -> list[Place]:
-        prefix = directory.to_bytes(8, "big")
-        found = []
-        for _, sequence in txn.scan(Table.QUEUED, prefix, prefix):
-            entry = txn.record(Table.QUEUE, sequence, QueueEntry)
-            if entry is None:
-                continue
-            root, key = namespace.path_of(txn, entry.parent, entry.name)
-            mode = self._buckets.mode_of(self._buckets.of_root(txn, root), key)
-            if mode in (WriteMode.WRITE_THROUGH, WriteMode.WRITE_AROUND):
-                found.append(place_of(entry))
-        return found
 
     def statfs(self) -> Statfs:
         """The stores' capacity where they have one, else a petabyte that is all free."""
@@ -553,88 +368,6 @@ class Files:
 
     def _stores(self) -> list[Store]:
         return [self._buckets.store(bucket) for bucket in self._buckets.list()]
-
-    # ------------------------------------------------------------------ helpers
-
-    def _learn(self, directory: int) -> None:
-        """Before a name is made or removed: what the store has there must be known."""
-        if not self._is_known(directory):
-            self._discovery.learn_directory(directory)
-        self._versioning.prepare(directory)
-
-    def _is_known(self, directory: int) -> bool:
-        with self._index.read() as txn:
-            return self._discovery.is_known(txn, namespace.get(txn, directory))
-
-    def _existing(self, txn: Txn, parent: int, name: bytes) -> tuple[bytes, Inode]:
-        namespace.require_directory(namespace.get(txn, parent))
-        found = namespace.lookup(txn, parent, name)
-        if found is None:
-            raise NoSuchKey(name)
-        return found
-
-    @staticmethod
-    def _live_directory(txn: Txn, inode: int) -> Inode:
-        directory = namespace.require_directory(namespace.get(txn, inode))
-        if not directory.nlink:
-            raise NoSuchInode(inode)
-        return directory
-
-    def _place(self, txn: Txn, parent: int, name: bytes) -> Place:
-        if parent == ROOT:
-            raise NotPermitted("the root holds buckets only")
-        if namespace.is_reserved(txn, parent, name.removesuffix(b"/")):
-            raise InvalidName(f"{name!r} is reserved")
-        root = namespace.bucket_of(txn, parent)
-        self._buckets.check_writable(self._buckets.of_root(txn, root))
-        return Place(root, parent, name)
-
-    def _bucket(self, txn: Txn, place: Place) -> Bucket:
-        return self._buckets.of_root(txn, place.bucket)
-
-    def _mark(self, txn: Txn, place: Place, size: int = 0, former: Inode | None = None) -> None:
-        _, key = namespace.path_of(txn, place.parent, place.name)
-        bucket = self._buckets.of_root(txn, place.bucket)
-        if self._buckets.mode_of(bucket, key) != WriteMode.TRANSIENT:
-            namespace.mark(txn, place, size, former)
-
-    def _keep_directory(self, txn: Txn, directory: int) -> None:
-        """A directory that the mount empties stays, though only its keys implied it."""
-        inode = namespace.get(txn, directory)
-        if not inode.explicit and names.is_empty(txn, directory):
-            self._make_explicit(txn, inode)
-
-    def _make_explicit(self, txn: Txn, inode: Inode) -> Inode:
-        inode = namespace.update(txn, inode, explicit=True)
-        if inode.parent not in (0, ROOT) and inode.nlink:
-            self._mark(
-                txn,
-                Place(namespace.bucket_of(txn, inode.parent), inode.parent, inode.name),
-            )
-        return inode
-
-
-def _suffix(inode: Inode) -> bytes:
-    return b"/" if inode.is_dir else b""
-
-
-def _check_new_name(name: bytes) -> None:
-    namespace.check_name(name)
-    if not names.is_posix_name(name) or b"/" in name:
-        raise InvalidName(repr(name))
-
-
-def _check_not_below(txn: Txn, directory: int, place: int) -> None:
-    """RenameIntoItself if `place` is the directory or below it."""
-    while place not in (0, ROOT):
-        if place == directory:
-            raise RenameIntoItself(f"inode {directory}")
-        place = namespace.get(txn, place).parent
-
-
-def _check_movable(txn: Txn, inode: Inode) -> None:
-    """ObjectLocked for a version that must stay where it is."""
-    retention.check_removable(namespace.object_attributes(txn, inode), bypass=False)
 
 
 def _inherited_mode(directory: Inode, kind: Kind, mode: int) -> int:

@@ -39,7 +39,6 @@ from cache.records import (
     ObjectAttributes,
     Part,
     UploadRecord,
-    WriteMode,
     unpack,
 )
 from cache.stores.base import PartUpload, StoredObject
@@ -123,7 +122,7 @@ class Uploads:
 
     def _passes_through(self, bucket: str, key: bytes) -> bool:
         mode = self._buckets.mode_of(self._buckets.get(bucket), key)
-        return mode in (WriteMode.WRITE_THROUGH, WriteMode.WRITE_AROUND)
+        return mode.waits_for_store
 
     def _stored_key(self, root: int, key: bytes) -> bytes:
         with self._index.read() as txn:
@@ -324,12 +323,12 @@ class Uploads:
         mode = self._buckets.mode_of(bucket, upload.key)
         self._objects.precheck(bucket, upload.key, check)
         size = sum(part.size for part in parts)
-        persist = mode != WriteMode.TRANSIENT
+        persist = mode.persists
         new = Publication(bucket, upload.key, size, etag, attributes, check, persist)
         if upload.store_token:
             return self._complete_through(upload, parts, new)
         found, place = self._index.commit(lambda txn: self._publish(txn, upload, parts, new))
-        if mode in (WriteMode.WRITE_THROUGH, WriteMode.WRITE_AROUND):
+        if mode.waits_for_store:
             self._persister.persist(place)
         return found
 

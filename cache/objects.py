@@ -27,8 +27,8 @@ from cache.errors import (
 )
 from cache.index import Index, Table, Txn
 from cache.listing import Lister, Listing
+from cache.marking import mark_all, through_places
 from cache.namespace import Place
-from cache.open_files import mark_all, through_places
 from cache.persist import Persister
 from cache.publishing import (
     Check,
@@ -270,10 +270,9 @@ class Objects:
         check_size(key, size_bytes or 0)
         record = self._writable(bucket)
         mode = self._buckets.mode_of(record, key)
-        passes_through = mode in (WriteMode.WRITE_THROUGH, WriteMode.WRITE_AROUND)
         # Of a versioned bucket the store has the version that is to be replaced, too: that moves
         # first, and then the whole body goes there.
-        passes_through = passes_through and not is_versioned(record)
+        passes_through = mode.waits_for_store and not is_versioned(record)
         if not passes_through:
             self._admission.admit()
         staged = (
@@ -343,9 +342,9 @@ class Objects:
             # Of a symlink the bytes are its target, which is no extent to share.
             is_file = snapshot.inode.kind == Kind.FILE
             whole = is_file and not snapshot.missing(0, snapshot.size)
-            if mode in (WriteMode.WRITE_BACK, WriteMode.TRANSIENT) and whole:
+            if whole and not mode.waits_for_store:
                 self._admission.admit()
-                persist = mode != WriteMode.TRANSIENT
+                persist = mode.persists
                 size = snapshot.size
                 new = Publication(record, key, size, etag, attributes, check, persist)
                 return self._share(snapshot.inode, new)
@@ -463,7 +462,7 @@ class Objects:
 
         grows = is_versioned(record) and version_id is None  # by a delete marker
         deleted = self._index.commit(change, grows=grows)
-        if mode in (WriteMode.WRITE_THROUGH, WriteMode.WRITE_AROUND):
+        if mode.waits_for_store:
             for place in deleted.places:
                 self._persister.persist(place)
         return deleted
@@ -503,7 +502,7 @@ class Objects:
             self._delete_marker(txn, place, inode)
         else:
             namespace.leave(txn, place.parent, place.name, inode)
-            if inode.stored is not None or mode != WriteMode.TRANSIENT:
+            if inode.stored is not None or mode.persists:
                 namespace.mark(txn, place, 0, former=inode)
             namespace.prune(txn, bucket.root, place.parent)
         return place

@@ -19,17 +19,17 @@ from collections.abc import Iterator
 
 import msgspec
 
-from cache import dirty, extents, namespace, retention
+from cache import extents, namespace, retention
 from cache.admission import Admission
 from cache.buckets import Buckets
 from cache.contents import INLINE_MAX, Contents, FileRange, Snapshot
 from cache.errors import CacheError, IsADirectory, NoSuchInode, SealedContent
 from cache.fetch import Fetcher
 from cache.index import Index, Table, Txn
-from cache.namespace import Place
+from cache.marking import mark_all, through_places
 from cache.overlay import Overlay
 from cache.persist import Persister
-from cache.records import EMPTY_ETAG, ROOT, ZEROS, Extent, Inode, InodeFlag, Kind, WriteMode
+from cache.records import EMPTY_ETAG, ZEROS, Extent, Inode, InodeFlag
 from cache.segments import Reservation, Segments
 
 log = logging.getLogger(__name__)
@@ -499,34 +499,6 @@ def _changing(txn: Txn, inode_id: int) -> Inode:
     inode = namespace.get(txn, inode_id)
     retention.check_removable(namespace.object_attributes(txn, inode), bypass=False)
     return namespace.forget_checksums(txn, inode)
-
-
-def mark_all(txn: Txn, buckets: Buckets, inode: Inode) -> None:
-    """Queue every name of an inode that changed, where its bucket persists."""
-    if not inode.nlink:
-        return
-    for parent, name in namespace.links(txn, inode):
-        root, key = namespace.path_of(txn, parent, name)
-        if buckets.mode_of(buckets.of_root(txn, root), key) != WriteMode.TRANSIENT:
-            size = inode.size if inode.kind == Kind.FILE else 0
-            namespace.mark(txn, Place(root, parent, name), size)
-
-
-def through_places(index: Index, buckets: Buckets, inode: Inode) -> list[Place]:
-    """The queued names of an inode that the caller must see persisted: write_through."""
-    found: list[Place] = []
-    if inode.parent in (0, ROOT):
-        return found  # the root and the directories of buckets are in no store
-    with index.read() as txn:
-        if not inode.nlink:
-            return found
-        for parent, name in namespace.links(txn, inode):
-            root, key = namespace.path_of(txn, parent, name)
-            mode = buckets.mode_of(buckets.of_root(txn, root), key)
-            through = mode in (WriteMode.WRITE_THROUGH, WriteMode.WRITE_AROUND)
-            if through and dirty.find(txn, parent, name) is not None:
-                found.append(Place(root, parent, name))
-    return found
 
 
 def _read_nowait(pieces: list[FileRange | bytes]) -> bytes | None:

@@ -33,7 +33,6 @@ from cache.records import (
     ROOT,
     Inode,
     Stored,
-    WriteMode,
 )
 from cache.stores.base import ABSENT, Store, StoredAttributes, StoredObject
 from cache.uploading import Uploader, is_ours, looks_like
@@ -59,7 +58,7 @@ class Reconciler:
     def reconcile(self, task: Task) -> bool:
         """Under the key's lock; False when it must be looked at again."""
         task = self._comparison.look(task.place)
-        if task.mode == WriteMode.TRANSIENT:
+        if not task.mode.persists:
             if task.inode is not None and not task.inode.is_dir and task.has_moved:
                 # Renamed from where things are persisted: what is here now stays here only.
                 self._keeper.keep_here(task.inode)

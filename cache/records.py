@@ -46,6 +46,16 @@ class WriteMode(enum.StrEnum):
     WRITE_AROUND = "write_around"
     TRANSIENT = "transient"
 
+    @property
+    def persists(self) -> bool:
+        """Whether the store is to have what is written at all."""
+        return self != WriteMode.TRANSIENT
+
+    @property
+    def waits_for_store(self) -> bool:
+        """Whether a write is acknowledged when the store has it."""
+        return self not in (WriteMode.WRITE_BACK, WriteMode.TRANSIENT)
+
 
 class Stored(msgspec.Struct, array_like=True, frozen=True):
     """Which bytes of an inode the store has, and where.

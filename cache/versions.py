@@ -35,7 +35,7 @@ from cache.config import CacheConfig
 from cache.errors import NameTooLong, StoreUnavailable
 from cache.index import Txn
 from cache.namespace import Place
-from cache.records import Bucket, Inode, InodeFlag, Kind, ObjectAttributes, WriteMode
+from cache.records import Bucket, Inode, InodeFlag, Kind, ObjectAttributes
 
 STATUS = "versioning"
 """Name of the bucket's setting."""
@@ -287,7 +287,7 @@ class Versions:
         former: Inode | None = None,
     ) -> None:
         stored = former is not None and former.stored is not None
-        if stored or self._buckets.mode_of(bucket, key) != WriteMode.TRANSIENT:
+        if stored or self._buckets.mode_of(bucket, key).persists:
             namespace.mark(txn, place, size, former)
 
     @staticmethod
@@ -379,7 +379,7 @@ class Versions:
         """After a version left its hidden directory: where there is a store, the persister removes
         an empty one, behind the version. Objects that move to and fro between a directory that is
         gone and one of its name would have to step aside for each other, in the store."""
-        if self._buckets.mode_of(bucket, key) == WriteMode.TRANSIENT:
+        if not self._buckets.mode_of(bucket, key).persists:
             namespace.prune(txn, place.bucket, place.parent)
 
     @staticmethod

@@ -18,6 +18,7 @@ from cache.bucket_links import BucketLinks
 from cache.buckets import Buckets
 from cache.config import VolumeConfig
 from cache.contents import Contents
+from cache.directories import Directories
 from cache.discovery import Discovery
 from cache.fetch import Fetcher
 from cache.files import Files
@@ -33,6 +34,7 @@ from cache.publishing import Publisher
 from cache.queue import Queue
 from cache.reclaim import Reclaimer
 from cache.recovery import Fsck, Reaper
+from cache.renames import Renames
 from cache.segments import Segments
 from cache.stores.base import Store
 from cache.users import Users
@@ -103,16 +105,11 @@ class Volume:
             publisher,
             self.admission,
         )
+        directories = Directories(self.index, self.buckets, self.discovery, self.versioning)
         self.files = Files(
-            self.index,
-            self.segments,
-            self.buckets,
-            self.discovery,
-            self.persister,
-            keeper,
-            self.versioning,
-            cache,
+            self.index, self.buckets, directories, self.discovery, self.persister, keeper
         )
+        self.renames = Renames(self.index, self.buckets, directories, self.persister, keeper)
         self.xattrs = ExtendedAttributes(self.index, self.buckets)
         self.open_files = OpenFiles(
             self.index,

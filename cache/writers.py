@@ -88,7 +88,7 @@ class ObjectWriter:
             etag,
             attributes,
             check,
-            persist=target.mode != WriteMode.TRANSIENT,
+            persist=target.mode.persists,
         )
         try:
             self._precheck(target.bucket, target.key, check)
@@ -109,7 +109,7 @@ class ObjectWriter:
 
     def _commit_here(self, new: Publication) -> Object:
         found, place = self._publish(new)
-        if self._target.mode in (WriteMode.WRITE_THROUGH, WriteMode.WRITE_AROUND):
+        if self._target.mode.waits_for_store:
             self._persister.persist(place)
         return found
 

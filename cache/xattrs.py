@@ -30,7 +30,7 @@ from cache.errors import (
     NotSupported,
 )
 from cache.index import Index, Table, Txn
-from cache.open_files import mark_all
+from cache.marking import mark_all
 from cache.publishing import shown_id
 from cache.records import (
     ROOT,
@@ -40,7 +40,6 @@ from cache.records import (
     Kind,
     ObjectAttributes,
     QueueEntry,
-    WriteMode,
 )
 from cache.stores.attributes import DEFAULT_TYPE
 
@@ -182,7 +181,7 @@ class _Known:
 
     @property
     def _is_local(self) -> bool:
-        return self._buckets.mode_of(self._bucket, self._key) == WriteMode.TRANSIENT
+        return not self._buckets.mode_of(self._bucket, self._key).persists
 
     @property
     def _attributes(self) -> ObjectAttributes:

@@ -57,6 +57,7 @@ def serve(
     kernel = KernelCache()
     operations = Operations(
         volume.files,
+        volume.renames,
         volume.open_files,
         kernel,
         metadata=Lane(

@@ -1,7 +1,7 @@
 """What the kernel asks, passed on to the cache: one short handler for each FUSE operation.
 
-A handler decides nothing about files. It turns the kernel's request into a call of `Files` or
-`OpenFiles`, chooses where that runs, and turns the answer back:
+A handler decides nothing about files. It turns the kernel's request into a call of `Files`,
+`Renames` or `OpenFiles`, chooses where that runs, and turns the answer back:
 
 - inline: reads of the warm index (microseconds), and bytes that are in the page cache;
 - the metadata lane: what commits, syncs names, or may ask the store for names;
@@ -34,6 +34,7 @@ from cache.errors import CacheError, DeadlineExceeded, NameExists, NoSuchKey
 from cache.files import Files, SetAttributes
 from cache.open_files import OpenFile, OpenFiles
 from cache.records import Inode, Kind
+from cache.renames import Renames
 from cache.xattrs import FACTS_PREFIX, ExtendedAttributes
 from fuse import attributes
 from fuse.errors import errno_of
@@ -86,6 +87,7 @@ class Operations(pyfuse3.Operations):
     def __init__(
         self,
         files: Files,
+        renames: Renames,
         open_files: OpenFiles,
         kernel: KernelCache,
         *,
@@ -95,6 +97,7 @@ class Operations(pyfuse3.Operations):
     ) -> None:
         super().__init__()
         self._files = files
+        self._renames = renames
         self._open_files = open_files
         self._kernel = kernel
         self._metadata = metadata
@@ -103,6 +106,7 @@ class Operations(pyfuse3.Operations):
         self._lookups = LookupCounts()
         self._open: Handles[FileHandle] = Handles()
         self._stragglers = Stragglers()
+        self._directories: Handles[DirectoryHandle] = Handles()
         self._removals = Removals()
         self.greeted = trio.Event()
         """Set when the kernel and we have agreed on the protocol (FUSE_INIT)."""
@@ -111,7 +115,6 @@ class Operations(pyfuse3.Operations):
         """Called by pyfuse3 in the loop just before it answers FUSE_INIT; whoever waits for
         `greeted` runs after that."""
         self.greeted.set()
-        self._directories: Handles[DirectoryHandle] = Handles()
 
     # ------------------------------------------------------------------ names
 
@@ -198,7 +201,7 @@ class Operations(pyfuse3.Operations):
 
         def change() -> None:
             replace = not flags & pyfuse3.RENAME_NOREPLACE
-            self._files.rename(*old, *new, exchange=exchange, replace=replace)
+            self._renames.rename(*old, *new, exchange=exchange, replace=replace)
 
         if exchange:
             await self._change(change, old, new)

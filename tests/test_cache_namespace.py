@@ -145,7 +145,7 @@ def test_names_that_posix_does_not_have_are_refused(
     with pytest.raises(error):
         files.link(box.inode(b"f").id, box.root, name)
     with pytest.raises(error):
-        files.rename(box.root, b"f", box.root, name)
+        box.volume.renames.rename(box.root, b"f", box.root, name)
 
 
 def test_errors_are_those_of_posix(box: TestVolume) -> None:
@@ -238,7 +238,7 @@ def test_buckets_are_the_roots_children_and_names_stay_in_theirs(box: TestVolume
     assert [n for n, _ in files.entries(ROOT, b"", 10)] == [b"bucket"]
     box.create(b"f")
     with pytest.raises(NotPermitted):
-        files.rename(ROOT, b"bucket", ROOT, b"other")
+        box.volume.renames.rename(ROOT, b"bucket", ROOT, b"other")
     with pytest.raises(NotPermitted):
         files.create(ROOT, b"file", kind=Kind.FILE, mode=0o644, uid=0, gid=0)
     with pytest.raises((NotPermitted, BucketNotEmpty)):

@@ -80,10 +80,11 @@ def _operations(cache: SlowCache, kernel: RecordingKernel, deadline_s: float) ->
     return Operations(
         cache,  # type: ignore[arg-type]
         cache,  # type: ignore[arg-type]
+        cache,  # type: ignore[arg-type]
         kernel,  # type: ignore[arg-type]
         metadata=Lane("metadata", threads=2, deadline_s=deadline_s),
         data=Lane("data", threads=2, deadline_s=deadline_s),
-        xattrs=True,
+        xattrs=None,
     )
 
 

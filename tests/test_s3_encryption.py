@@ -560,7 +560,7 @@ def test_the_mount_shows_the_size_and_gives_no_bytes(door: Door, client: Any, bu
             volume.open_files.open(inode.id, write=write)
     with pytest.raises(SealedContent):
         volume.open_files.truncate(inode.id, 0)
-    volume.files.rename(root, b"name", root, b"renamed")
+    volume.renames.rename(root, b"name", root, b"renamed")
     got = client.get_object(Bucket=bucket, Key="renamed")
     assert (got["Body"].read(), said(got)) == (b"x" * 5000, NODE)
     volume.files.unlink(root, b"renamed")

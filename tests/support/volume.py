@@ -200,7 +200,7 @@ class TestVolume:
         self.volume.files.rmdir(*self.parent_of(path))
 
     def rename(self, old: bytes, new: bytes, **options: bool) -> None:
-        self.volume.files.rename(*self.parent_of(old), *self.parent_of(new), **options)
+        self.volume.renames.rename(*self.parent_of(old), *self.parent_of(new), **options)
 
     def link(self, old: bytes, new: bytes) -> None:
         self.volume.files.link(self.inode(old).id, *self.parent_of(new))

@@ -1,0 +1,64 @@
+"""Which names a change puts into the persist queue, and for which of them its caller waits.
+
+The write mode of the key that a name is part of decides: nothing is queued in a transient place,
+and in write_through the caller returns when the store has what was queued. What a row of the queue
+says is `cache/dirty.py`'s business. Any thread; looks at the index only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from cache import dirty, namespace
+from cache.buckets import Buckets
+from cache.index import Index, Txn
+from cache.namespace import Place
+from cache.records import ROOT, Inode, Kind, WriteMode
+
+
+def mode_at(txn: Txn, buckets: Buckets, place: Place) -> WriteMode:
+    """The write mode of the key that has its name at this place."""
+    _, key = namespace.path_of(txn, place.parent, place.name)
+    return buckets.mode_of(buckets.of_root(txn, place.bucket), key)
+
+
+def mark(
+    txn: Txn, buckets: Buckets, place: Place, size: int = 0, former: Inode | None = None
+) -> None:
+    """As namespace.mark, where the bucket persists."""
+    if mode_at(txn, buckets, place).persists:
+        namespace.mark(txn, place, size, former)
+
+
+def mark_all(txn: Txn, buckets: Buckets, inode: Inode) -> None:
+    """Queue every name of an inode that changed, where its bucket persists."""
+    size = inode.size if inode.kind == Kind.FILE else 0
+    for place, mode in _places(txn, buckets, inode):
+        if mode.persists:
+            namespace.mark(txn, place, size)
+
+
+def through_places(index: Index, buckets: Buckets, inode: Inode) -> list[Place]:
+    """The queued names of an inode that the caller must see persisted: write_through."""
+    if inode.parent in (0, ROOT):
+        return []  # the root and the directories of buckets are in no store
+    with index.read() as txn:
+        return [
+            place
+            for place, mode in _places(txn, buckets, inode)
+            if mode.waits_for_store and dirty.find(txn, place.parent, place.name) is not None
+        ]
+
+
+def through_places_in(txn: Txn, buckets: Buckets, directory: int) -> list[Place]:
+    """As through_places, of the names in a directory."""
+    places = [Place(e.bucket, e.parent, e.name) for e in dirty.entries_of(txn, directory)]
+    return [place for place in places if mode_at(txn, buckets, place).waits_for_store]
+
+
+def _places(txn: Txn, buckets: Buckets, inode: Inode) -> Iterator[tuple[Place, WriteMode]]:
+    if not inode.nlink:
+        return
+    for parent, name in namespace.links(txn, inode):
+        root, key = namespace.path_of(txn, parent, name)
+        yield Place(root, parent, name), buckets.mode_of(buckets.of_root(txn, root), key)
