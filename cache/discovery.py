@@ -24,6 +24,7 @@ import msgspec
 
 from cache import dirty, encryption, names, namespace
 from cache.buckets import Buckets
+from cache.bytes_told import with_bytes_told
 from cache.changes import NOBODY, Change
 from cache.config import CacheConfig
 from cache.errors import CacheError, NoSuchInode, StoreNotFound, StoreUnavailable
@@ -494,6 +495,7 @@ class Discovery:
             ),
             attributes.own,
         )
+        known = with_bytes_told(known, attributes.checksums, size)
         inode = msgspec.structs.replace(inode, overhead=encryption.overhead(known, size))
         return namespace.put_object_attributes(txn, inode, encryption.with_part_sizes(known, size))
 

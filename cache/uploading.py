@@ -16,6 +16,7 @@ import logging
 from typing import NamedTuple
 
 from cache import dirty, metrics, namespace
+from cache.bytes_told import bytes_told
 from cache.comparison import Task
 from cache.contents import Contents, chunks
 from cache.errors import (
@@ -57,8 +58,8 @@ class Origin(NamedTuple):
 
 def uploaded_attributes(attributes: ObjectAttributes, etag: str = "") -> StoredAttributes:
     """What the store is told with a body that passes through to it as it arrives from an S3
-    client: nothing that is known only afterwards but the ETag. Mode, owner and time are left to
-    the store's defaults, as any other S3 client leaves them."""
+    client: nothing that is known only afterwards but ETag and checksums. Mode, owner and time are
+    left to the store's defaults, as any other S3 client leaves them."""
     return StoredAttributes(
         content_type=attributes.content_type or None,
         headers=attributes.headers,
@@ -66,6 +67,7 @@ def uploaded_attributes(attributes: ObjectAttributes, etag: str = "") -> StoredA
         tags=attributes.tags,
         own=told(attributes),
         s3_etag=etag or None,
+        checksums=bytes_told(attributes),
     )
 
 
@@ -123,6 +125,7 @@ class Uploader:
             tags=attributes.tags,
             own=told(attributes),
             s3_etag=inode.etag or None,
+            checksums=bytes_told(attributes),
             origin=str(Origin(self._index.identity, inode.id, inode.revision)),
         )
 

@@ -131,6 +131,16 @@ def checksum_headers(attributes: ObjectAttributes) -> dict[str, str]:
     return headers
 
 
+def checksum_members(attributes: ObjectAttributes) -> dict[str, str]:
+    """The checksums of a whole object by the model's members. Of what the store said, what is
+    an algorithm."""
+    return {
+        ALGORITHMS[name].member: value
+        for name, value in attributes.checksums.items()
+        if name in ALGORITHMS
+    }
+
+
 def part_checksum(attributes: ObjectAttributes, number: int) -> dict[str, str]:
     """The checksum of one part by the model's member; empty if the parts' are not known."""
     if not attributes.part_checksums:

@@ -38,7 +38,13 @@ from s3api.checksums import (
 from s3api.conditions import Range, WriteCondition, parse_copy_range
 from s3api.customer_keys import COPY_SOURCE_MEMBERS, CUSTOMER_MEMBERS, customer_key
 from s3api.encryption import WRITE_MEMBERS, completed, open_seal, open_upload, seal_for
-from s3api.entity import ATTRIBUTE_MEMBERS, check_of, quoted_etag, storage_class_of
+from s3api.entity import (
+    ATTRIBUTE_MEMBERS,
+    check_of,
+    checksum_members,
+    quoted_etag,
+    storage_class_of,
+)
 from s3api.errors import S3Error, not_implemented
 from s3api.lifecycle import expiration_headers
 from s3api.locking import LOCK_MEMBERS, with_default_lock
@@ -337,7 +343,7 @@ async def complete_multipart_upload(call: Call) -> web.StreamResponse:
             "Expiration": expiration_headers(call, stored).get("x-amz-expiration"),
             "VersionId": made_version(stored),
             "ChecksumType": attributes.checksum_type or None,
-            **{ALGORITHMS[name].member: value for name, value in attributes.checksums.items()},
+            **checksum_members(attributes),
             **output_of(call, None if record is None else Seal(record, b"")),
         }
     )

@@ -49,6 +49,7 @@ from s3api.entity import (
     Validators,
     check_of,
     checksum_headers,
+    checksum_members,
     etag_of,
     object_headers,
     part_checksum,
@@ -261,8 +262,9 @@ async def get_object_attributes(call: Call) -> web.StreamResponse:
         output["ETag"] = etag_of(found)  # the one answer without quotes
     if "Checksum" in asked and attributes.checksums:
         output["Checksum"] = {
-            ALGORITHMS[name].member: value for name, value in attributes.checksums.items()
-        } | {"ChecksumType": attributes.checksum_type}
+            **checksum_members(attributes),
+            "ChecksumType": attributes.checksum_type,
+        }
     if "ObjectParts" in asked and attributes.part_sizes:
         output["ObjectParts"] = _object_parts(call, attributes)
     if "StorageClass" in asked:
@@ -392,7 +394,7 @@ async def copy_object(call: Call) -> web.StreamResponse:
                 "ETag": quoted_etag(copied),
                 "LastModified": copied.modified_ns,
                 "ChecksumType": attributes.checksum_type or None,
-                **{ALGORITHMS[name].member: v for name, v in attributes.checksums.items()},
+                **checksum_members(attributes),
             },
         }
     )
@@ -458,7 +460,7 @@ def recrypt(
 ) -> Object:
     """A copy that is encrypted otherwise than its source: every byte passes through here. It is
     one piece, whatever the source was uploaded in. Blocks."""
-    algorithms = sorted(attributes.checksums) or [DEFAULT_ALGORITHM]
+    algorithms = sorted(attributes.checksums.keys() & ALGORITHMS) or [DEFAULT_ALGORITHM]
     digest = BodyDigest(algorithms)
     attributes = attributes_of(
         seal,

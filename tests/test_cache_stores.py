@@ -324,6 +324,7 @@ RICH = StoredAttributes(
         "lock": "GOVERNANCE 5",
     },
     s3_etag="0123456789abcdef0123456789abcdef-7",
+    checksums="COMPOSITE:2x5242880+1x7:SHA256:gEcVTiqWpdQ1VNYuSvbnzJ6wVNJnBfjBH3DdgPmYc6s=-3",
 )
 
 

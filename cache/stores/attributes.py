@@ -10,6 +10,8 @@ What we write is what s3fs-fuse and rclone read:
     forebay-etag    `<ETag> <size> <mtime>`: the ETag S3 clients know, where the store's own
             differs. It holds only while size and mtime are those: s3fs keeps metadata it does not
             know when it replaces the bytes.
+    forebay-checksums    `<record> <size> <mtime>`: checksums and sizes of parts as S3 clients
+            know them. Bound to size and mtime as the ETag is.
     forebay-origin    `<node>-<inode>-<revision> <size> <mtime>`: which version of ours the bytes
             are. Bound to size and mtime as the ETag is.
     forebay-tags    the tags, URL-encoded, on servers without object tagging
@@ -24,6 +26,10 @@ its own convention and stay plain files here.
 
 What we read besides: mode in octal with the file type, as rclone's --metadata writes it (33188 is
 100644 there; the type bits tell which it is), and any number of fraction digits of mtime.
+
+ETag and checksums that are known only after the object's metadata had to be said (multipart
+uploads) are tags of the same names and values, on servers that have tags: these can be added
+without copying the object. Where ten tags are a client's own, they are not kept.
 
 Metadata values are ASCII on the wire; anything else travels as an RFC 2047 encoded word, as AWS
 returns it.
@@ -51,16 +57,20 @@ DEFAULT_TYPE = "binary/octet-stream"
 _OURS = "forebay-"
 _CLIENTS = "forebay-meta-"
 _ETAG = "forebay-etag"
+_CHECKSUMS = "forebay-checksums"
 _ORIGIN = "forebay-origin"
 _TAGS = "forebay-tags"
 _PERMISSIONS = 0o7777
+
+TAGS_MAX = 10
+_TAG_VALUE_MAX = 256
 
 METADATA_BYTES_MAX = 2048
 """Names and values of an object's metadata together, on S3; more is refused (MetadataTooLarge)."""
 POSIX_NAMES = frozenset({"mode", "uid", "gid", "mtime", "rdev"})
 """Names of metadata that say what the file itself has."""
-_DISPENSABLE = (_ORIGIN, _ETAG, "gid", "uid", "mtime", "mode")
-"""In the order in which they are left out. ETag and origin are bound to mtime: they go before."""
+_DISPENSABLE = (_ORIGIN, _CHECKSUMS, _ETAG, "gid", "uid", "mtime", "mode")
+"""In the order in which they are left out. What is bound to mtime goes before it."""
 
 _TYPE_BITS = {
     Kind.FILE: stat.S_IFREG,
@@ -161,7 +171,7 @@ def to_object(
 ) -> ObjectFields:
     """How an object with these attributes is stored.
 
-    size_bytes None: not known yet, and so ETag and origin cannot be kept. store_etag: what the
+    size_bytes None: not known yet, and so what is bound to it cannot be kept. store_etag: what the
     store is going to call these bytes, where that is known; the same ETag is not written twice.
 
     What a client attached comes first: where that leaves no room in METADATA_BYTES_MAX, what can
@@ -184,11 +194,9 @@ def to_object(
     if attributes.rdev:
         metadata["rdev"] = str(attributes.rdev)
     if size_bytes is not None:
-        bound_to = f"{size_bytes} {metadata.get('mtime', '-')}"
-        if attributes.s3_etag and attributes.s3_etag != store_etag:
-            metadata[_ETAG] = f"{attributes.s3_etag} {bound_to}"
+        metadata |= _bound_fields(attributes, size_bytes, store_etag)
         if attributes.origin:
-            metadata[_ORIGIN] = f"{attributes.origin} {bound_to}"
+            metadata[_ORIGIN] = f"{attributes.origin} {size_bytes} {_time_of(attributes)}"
     tags = urlencode(dict(attributes.tags))
     if tags and not tagging:
         metadata[_TAGS] = tags
@@ -198,6 +206,36 @@ def to_object(
     if attributes.kind == Kind.DIRECTORY:
         content_type = DIRECTORY_TYPE
     return ObjectFields(metadata, content_type, dict(attributes.headers), tags if tagging else "")
+
+
+def late_tags(
+    attributes: StoredAttributes, size_bytes: int, store_etag: str, begun: StoredAttributes | None
+) -> dict[str, str]:
+    """All tags of a new object, if some have to be added: what is bound to its size, and was not
+    said in its metadata when it was `begun` (None: nothing of it was)."""
+    late = _bound_fields(attributes, size_bytes, store_etag)
+    if begun is not None:
+        late = dict(late.items() - _bound_fields(begun, size_bytes, None).items())
+    late = {name: value for name, value in late.items() if len(value) <= _TAG_VALUE_MAX}
+    if not late or len(attributes.tags) + len(late) > TAGS_MAX:
+        return {}
+    return dict(attributes.tags) | late
+
+
+def _bound_fields(
+    attributes: StoredAttributes, size_bytes: int, store_etag: str | None
+) -> dict[str, str]:
+    bound_to = f"{size_bytes} {_time_of(attributes)}"
+    fields = {}
+    if attributes.s3_etag and attributes.s3_etag != store_etag:
+        fields[_ETAG] = f"{attributes.s3_etag} {bound_to}"
+    if attributes.checksums:
+        fields[_CHECKSUMS] = f"{attributes.checksums} {bound_to}"
+    return fields
+
+
+def _time_of(attributes: StoredAttributes) -> str:
+    return "-" if attributes.mtime_ns is None else format_mtime(attributes.mtime_ns)
 
 
 def _make_room(metadata: dict[str, str]) -> None:
@@ -234,7 +272,12 @@ def from_object(
         stored_tags.update(parse_qsl(rest.pop(_TAGS), keep_blank_values=True))
     if content_type == DEFAULT_TYPE or kind == Kind.DIRECTORY:
         content_type = None
-    etag = _bound(rest.pop(_ETAG, ""), size_bytes, raw_mtime)
+    etag, checksums = (
+        _bound(said or added, size_bytes, raw_mtime)
+        for said, added in (
+            (rest.pop(name, ""), stored_tags.pop(name, "")) for name in (_ETAG, _CHECKSUMS)
+        )
+    )
     origin = _bound(rest.pop(_ORIGIN, ""), size_bytes, raw_mtime)
     own = {name: rest.pop(_OURS + name) for name in OWN_NAMES if _OURS + name in rest}
     rest = {name.removeprefix(_CLIENTS): value for name, value in rest.items()}
@@ -251,6 +294,7 @@ def from_object(
         tags=stored_tags,
         s3_etag=etag or store_etag,
         own=own,
+        checksums=checksums,
         origin=origin,
     )
 

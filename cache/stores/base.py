@@ -55,6 +55,9 @@ class StoredAttributes:
     """The ETag under which S3 clients know these bytes, if the store can keep it for us."""
     own: Mapping[str, str] = field(default_factory=dict)
     """What Forebay itself keeps with an object, by a name of OWN_NAMES; printable ASCII."""
+    checksums: str | None = None
+    """What S3 clients are told of these bytes (cache/bytes_told.py), if the store can keep it; one
+    word of printable ASCII."""
     origin: str | None = None
     """What Forebay made these very bytes of (cache/uploading.py), if the store can keep it."""
 

@@ -7,6 +7,8 @@
                          It is believed only while size and mtime are those, so a file that was
                          changed by somebody else has none.
     user.forebay.NAME    what Forebay itself keeps (OWN_NAMES): text
+    user.forebay.checksums    `<record> <size> <mtime in ns>`: checksums and sizes of parts as S3
+                         clients know them; believed as the ETag is.
     user.forebay.origin    `<node>-<inode>-<revision> <size> <mtime in ns>`: which version of ours
                          the bytes are; believed as the ETag is.
 
@@ -42,9 +44,12 @@ _HEADERS = "user.forebay.headers"
 _METADATA = "user.forebay.metadata"
 _TAGS = "user.forebay.tags"
 _ETAG = "user.forebay.etag"
+_CHECKSUMS = "user.forebay.checksums"
 _OWN = {name: f"user.forebay.{name}" for name in OWN_NAMES}
 _ORIGIN = "user.forebay.origin"
-_ALL = frozenset({_CONTENT_TYPE, _HEADERS, _METADATA, _TAGS, _ETAG, _ORIGIN, *_OWN.values()})
+_ALL = frozenset(
+    {_CONTENT_TYPE, _HEADERS, _METADATA, _TAGS, _ETAG, _CHECKSUMS, _ORIGIN, *_OWN.values()}
+)
 
 _XATTR_SPACE_BYTES = 3000
 """ext4 keeps all xattrs of a file in one block of 4 KiB and says ENOSPC beyond: from here on an
@@ -79,6 +84,7 @@ def described(
         tags=_strings(key, xattrs, _TAGS),
         own={n: xattrs[x].decode("ascii", "replace") for n, x in _OWN.items() if x in xattrs},
         s3_etag=_bound(xattrs.get(_ETAG, b""), status),
+        checksums=_bound(xattrs.get(_CHECKSUMS, b""), status),
         origin=_bound(xattrs.get(_ORIGIN, b""), status),
     )
     return StoredObject(key, size_bytes, version_of(status), status.st_mtime_ns, attributes)
@@ -183,7 +189,11 @@ def _replace_xattrs(
         if strings:
             wanted[name] = json.dumps(dict(strings), ensure_ascii=False).encode()
     wanted |= {_OWN[name]: value.encode("ascii") for name, value in attributes.own.items()}
-    for name, value in ((_ETAG, attributes.s3_etag), (_ORIGIN, attributes.origin)):
+    for name, value in (
+        (_ETAG, attributes.s3_etag),
+        (_CHECKSUMS, attributes.checksums),
+        (_ORIGIN, attributes.origin),
+    ):
         if value:
             wanted[name] = f"{value} {status.st_size} {status.st_mtime_ns}".encode()
     existing = read_xattrs(descriptor)

@@ -26,6 +26,7 @@ from botocore.exceptions import ClientError
 from cache.errors import (
     StoreChanged,
     StoreCorrupt,
+    StoreError,
     StoreNotFound,
     StoreUnavailable,
 )
@@ -240,6 +241,25 @@ class ObjectRequests:
         version = version_of(response)
         known = dataclasses.replace(attributes, s3_etag=attributes.s3_etag or version)
         return StoredObject(key, size_bytes, version, modified_ns, known)
+
+    def add_late(
+        self, stored: StoredObject, attributes: StoredAttributes, begun: StoredAttributes | None
+    ) -> None:
+        """Keep what was not known when the metadata of a new object was said: see late_tags().
+        That it was stored counts more: if the server takes no tags, this is not kept."""
+        if not self.config.object_tagging:
+            return
+        tags = mapping.late_tags(attributes, stored.size_bytes, stored.version, begun)
+        if not tags:
+            return
+        try:
+            with store_errors("tag", stored.key):
+                self.client.put_object_tagging(
+                    **self.address(stored.key),
+                    Tagging={"TagSet": [{"Key": k, "Value": v} for k, v in tags.items()]},
+                )
+        except StoreError as exc:
+            log.warning("ETag and checksums of %r are not kept: %s", stored.key, exc)
 
     def verify_etag(self, key: bytes, etag: str, response: Any) -> None:
         """StoreCorrupt if the server's ETag is an MD5, and not of the bytes that were sent."""

@@ -4,7 +4,7 @@ Attributes of an object must be said when its multipart upload is created, befor
 known. So whoever has them at the beginning says them at the beginning (`begin_upload(…,
 attributes)`); where commit() is given others, the object is copied onto itself inside the store
 afterwards, and is for that moment visible with its whole body and the earlier attributes. Only
-the S3 ETag is not worth such a copy: where it came too late it is not kept.
+ETag and checksums are not worth such a copy: where they came too late they become tags.
 
 Each part's ETag is compared with the MD5 of what was sent, and the object's size after the end.
 """
@@ -12,7 +12,6 @@ Each part's ETag is compared with the MD5 of what was sent, and the object's siz
 from __future__ import annotations
 
 import base64
-import dataclasses
 import hashlib
 import json
 import logging
@@ -260,6 +259,8 @@ class S3Upload:
             self._collect_one()
         stored = self._pool.run(lambda: multipart.complete(self._parts, self._size_bytes, expected))
         if _same_attributes(self._requests, attributes, self._attributes):
+            begun = self._attributes if self._announced_bytes == self._size_bytes else None
+            self._pool.run(lambda: self._requests.add_late(stored, attributes, begun))
             return stored
         log.debug("%r: attributes came after the body, copying it onto itself", self._key)
         return self._replace(self._key, attributes, stored.version)
@@ -350,6 +351,7 @@ class S3PartUpload:
     ) -> StoredObject:
         stored = self._pool.run(lambda: self._multipart.complete(parts, None, expected))
         if _digest(self._requests, attributes) == self._digest:
+            self._pool.run(lambda: self._requests.add_late(stored, attributes, None))
             return stored
         return self._replace(self._key, attributes, stored.version)
 
@@ -407,7 +409,7 @@ def _outcome(pool: DeadlinePool, future: Future[str]) -> None:
 
 
 def _digest(requests: ObjectRequests, attributes: StoredAttributes) -> str:
-    parameters = requests.parameters(dataclasses.replace(attributes, s3_etag=None), None)
+    parameters = requests.parameters(attributes, None)
     return hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -219,12 +219,12 @@ def serving(
     with contextlib.closing(Volume.open(config, stores)) as volume:
         key = volume.keys.create(USER)
         gateway = Gateway(volume, gateway_config, auth or AuthConfig(mode="sigv4"))
-        with _running(gateway, gateway_config.address) as port:
+        with running_gateway(gateway, gateway_config.address) as port:
             yield Door(port, volume, key, store)
 
 
 @contextlib.contextmanager
-def _running(gateway: Gateway, address: str) -> Iterator[int]:
+def running_gateway(gateway: Gateway, address: str) -> Iterator[int]:
     """The gateway's loop in a thread; yields its port."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="gateway")
