@@ -21,6 +21,10 @@ class MountConfig:
     suid: bool = False
     """Honour set-user-ID and set-group-ID programs in the mount. Whoever writes to the store
     could then become root."""
+    noexec: bool = False
+    """Let no program in the mount be executed."""
+    read_only: bool = False
+    """Refuse all changes through the mount (EROFS); S3 clients are not concerned."""
     fsname: str = "forebay"
     """First column of df(1) and of /proc/mounts."""
     xattrs: bool = True

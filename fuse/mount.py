@@ -87,8 +87,13 @@ def _mount(operations: Operations, path: Path, config: MountConfig) -> Mount:
     options = {"default_permissions", f"fsname={config.fsname}", "subtype=forebay"}
     options.add("dev" if config.dev else "nodev")
     options.add("suid" if config.suid else "nosuid")
-    if config.allow_other:
-        options.add("allow_other")
+    for option, wanted in (
+        ("allow_other", config.allow_other),
+        ("noexec", config.noexec),
+        ("ro", config.read_only),
+    ):
+        if wanted:
+            options.add(option)
     try:
         pyfuse3.init(operations, str(path), options)
     except RuntimeError as exc:

@@ -22,7 +22,7 @@ import trio
 
 from node.errors import ExitCode, OperatorError
 from node.lifeline import Beat, Failed, FromChild, Ready, Report, Start, Stop
-from node.processes import ChildProcess
+from node.processes import DONE, ChildProcess
 from node.spares import Spares
 from node.supervisor_config import SupervisorConfig
 
@@ -54,8 +54,10 @@ class Child:
         *,
         spares: Spares,
         unblock: Callable[[], object] | None = None,
+        over: Callable[[], object] | None = None,
     ) -> None:
-        """`unblock` is called, in a thread, when a killed process does not go."""
+        """`unblock` is called, in a thread, when a killed process does not go; `over` when it
+        ended of itself, with nothing wrong: its work is done, and it is not started again."""
         self.name = start.name
         self.state = State.STARTING
         self.restarts = 0
@@ -69,6 +71,7 @@ class Child:
         self._start = start
         self._spares = spares
         self._unblock = unblock
+        self._over = over
         self._process: ChildProcess | None = None
         self._heard = 0.0  # monotonic time of the last beat
         self._serving_since = math.inf
@@ -196,6 +199,10 @@ class Child:
         self.last_end = how
         if self.state is State.STOPPING or self.failure is not None:
             log.info("%s ended (%s)", self.name, how)
+            return
+        if how == DONE and self._over is not None:
+            self.state = State.STOPPING
+            self._over()
             return
         served_s = max(0.0, time.monotonic() - self._serving_since)
         self._deaths = 1 if served_s > _STABLE_AFTER_S else self._deaths + 1

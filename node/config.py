@@ -69,6 +69,8 @@ def parse(text: ConfigText) -> NodeConfig:
     except tomllib.TOMLDecodeError as exc:
         raise ConfigError(f"{text.source}: is not TOML: {exc}") from exc
     place = Place(text.source, Path(text.base), text.private)
+    if text.mount and isinstance(document.setdefault("mount", {}), dict):
+        document["mount"] |= text.mount
     known = [field.name for field in dataclasses.fields(NodeConfig) if field.name != "text"]
     for name in document:
         if name not in known:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -39,6 +40,11 @@ class ConfigText(msgspec.Struct, frozen=True):
     base: str  # the directory that relative paths are relative to
     private: bool  # only its owner can read the file
     demo: bool = False
+    mount: dict[str, Any] = {}
+    """What mount(8) was told: takes the place of what the table [mount] says."""
+
+    def with_mount(self, settings: dict[str, Any]) -> ConfigText:
+        return msgspec.structs.replace(self, mount=settings)
 
 
 def find(path: Path | None) -> ConfigText:

@@ -29,6 +29,9 @@ _KILL_WAIT_S = 2.0
 """A killed process is gone within milliseconds, unless it waits in the kernel for itself."""
 
 
+DONE = "exit code 0"
+
+
 class ChildProcess:
     def __init__(self, role: str, program: Sequence[str]) -> None:
         """Start it. It loads the role's modules and waits for its Start message."""

@@ -54,8 +54,11 @@ class Serving:
 
 
 class Supervisor:
-    def __init__(self, config: NodeConfig) -> None:
+    def __init__(self, config: NodeConfig, *, until_unmounted: bool = False) -> None:
+        """until_unmounted: the node ends with its mount; else a mount that somebody takes away
+        is made again."""
         self._config = config
+        self._until_unmounted = until_unmounted
         self._run_dir = config.cache.run_dir
         self._mount_path = mountpoint.real_path(config.mount.path) if config.mount else Path()
         self._mount_absent = _why_no_mount(config)
@@ -163,6 +166,7 @@ class Supervisor:
                 self._config.node,
                 spares=self._spares,
                 unblock=partial(mountpoint.abort, self._mount_path) if name == "mount" else None,
+                over=self._unmounted if name == "mount" and self._until_unmounted else None,
             )
             for name in names
         ]
@@ -221,6 +225,10 @@ class Supervisor:
             else:
                 log.info("%s: stopping", name)
                 self._stop_asked.set()
+
+    def _unmounted(self) -> None:
+        log.info("unmounted from outside: stopping")
+        self._stop_asked.set()
 
     async def _feed_watchdog(self) -> None:
         """Tell systemd that the node lives, for as long as every process that serves does.

@@ -48,5 +48,7 @@ class Systemd:
             try:
                 notify.connect(address)
                 notify.send(state.encode())
+            except ConnectionRefusedError:
+                self._address = ""  # mount_helper.py listens for READY only
             except OSError as exc:
                 log.warning("cannot notify systemd: %s", exc)
