@@ -2,9 +2,8 @@
 
 A directory is *known* once its listing in the store was seen whole; from then on a name that is
 not in the index does not exist, until the bucket's `revalidate` age says to ask again. What the
-store shows becomes clean inodes without cached bytes. A name that waits in the persist queue is
-ours: the store's view of it is older and is not looked at. A changed object gives its name a new
-inode, as rename(2) over it would (design, invariant 4).
+store shows becomes inodes (cache/adoption.py). A name that waits in the persist queue is ours: the
+store's view of it is older and is not looked at.
 
 No answer from the store is an error for what is unknown, and nothing at all for what is known:
 never a deletion. Blocking, thread-safe.
@@ -12,7 +11,6 @@ never a deletion. Blocking, thread-safe.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from collections import Counter
@@ -20,29 +18,22 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-import msgspec
-
-from cache import dirty, encryption, names, namespace
+from cache import dirty, names, namespace
+from cache.adoption import Adoption
 from cache.buckets import Buckets
-from cache.bytes_told import with_bytes_told
 from cache.changes import NOBODY, Change
 from cache.config import CacheConfig
 from cache.errors import CacheError, NoSuchInode, StoreNotFound, StoreUnavailable
 from cache.index import Index, Table, Txn
 from cache.locks import NodeLocks
 from cache.namespace import Place
-from cache.own_attributes import learned
 from cache.records import (
     ROOT,
     Bucket,
-    Dentry,
     Inode,
-    InodeFlag,
     Kind,
-    ObjectAttributes,
-    Stored,
 )
-from cache.stores.base import Store, StoredAttributes, StoredObject, StoredPrefix
+from cache.stores.base import Store, StoredObject, StoredPrefix
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +49,7 @@ class Discovery:
     ) -> None:
         self._index = index
         self._buckets = buckets
+        self.adoption = Adoption(buckets, config)
         self._locks = locks
         self._config = config
         self._checked: dict[int, float] = {}
@@ -210,17 +202,9 @@ class Discovery:
             if self._is_ours(txn, directory, name, asked_ns):
                 continue
             if isinstance(entry, StoredObject):
-                self.adopt(txn, Place(bucket.root, directory, name), entry)
-            elif names.find(txn, directory, name) is None:
-                inode = namespace.new_inode(
-                    txn,
-                    Kind.DIRECTORY,
-                    mode=self._config.directory_mode,
-                    uid=self._config.default_uid,
-                    gid=self._config.default_gid,
-                )
-                inode = msgspec.structs.replace(inode, explicit=False)
-                _enter(txn, directory, name, inode)
+                self.adoption.adopt(txn, Place(bucket.root, directory, name), entry)
+            else:
+                self.adoption.adopt_implied(txn, directory, name)
 
     @staticmethod
     def _is_ours(txn: Txn, parent: int, name: bytes, asked_ns: int) -> bool:
@@ -312,7 +296,7 @@ class Discovery:
             if self._is_ours(txn, parent, last, asked_ns):
                 namespace.prune(txn, bucket.root, parent)
             elif namespace.in_the_way(txn, Place(bucket.root, parent, last), None) is None:
-                self.adopt(txn, Place(bucket.root, parent, last), found)
+                self.adoption.adopt(txn, Place(bucket.root, parent, last), found)
 
         if found is not None or has_place:
             self._commit(change)
@@ -377,128 +361,6 @@ class Discovery:
         namespace.leave(txn, place.parent, place.name, inode)
         namespace.prune(txn, bucket.root, place.parent)
 
-    def adopt(self, txn: Txn, place: Place, found: StoredObject) -> None:
-        """Make the index show what the store has under a name that is not ours to say."""
-        dentry = names.find(txn, place.parent, place.name)
-        old: Inode | None = None
-        if dentry is not None:
-            old = namespace.get(txn, dentry.inode)
-            if old.stored is not None and old.stored.version == found.version:
-                if old.flags & InodeFlag.UNSEEN and found.attributes is not None:
-                    self._see(txn, place, old, found)
-                return
-            if old.stored is None and not old.is_dir:
-                return  # transient: never in the store
-            if self._is_another_name(old, place) and found.size_bytes == old.size:
-                return  # its object is a copy, and its version nowhere noted
-        if place.name.endswith(b"/"):
-            self._adopt_directory(txn, place, old, found)
-            return
-        if old is not None:
-            namespace.leave(txn, place.parent, place.name, old)
-        inode = self._inode(txn, place, found)
-        _enter(txn, place.parent, place.name, inode)
-
-    @staticmethod
-    def _is_another_name(inode: Inode, place: Place) -> bool:
-        """Whether the place is one of a file's hard links, and not the one that leads to its bytes
-        in the store."""
-        return (
-            not inode.is_dir
-            and inode.nlink > 1
-            and (inode.parent, inode.name) != (place.parent, place.name)
-        )
-
-    def _adopt_directory(
-        self, txn: Txn, place: Place, old: Inode | None, found: StoredObject
-    ) -> None:
-        inode = self._inode(txn, place, found)
-        if old is None:
-            path = namespace.path_of(txn, place.parent, place.name)[1]
-            # Nobody makes directories among the versions: they go with the last of these.
-            among_versions = path.startswith(names.VERSIONS)
-            inode = msgspec.structs.replace(inode, explicit=not among_versions)
-            _enter(txn, place.parent, place.name, inode)
-            return
-        # Where directories are real, every implied one is there too, and says nothing by it.
-        store = self._buckets.store(self._buckets.of_root(txn, place.bucket))
-        namespace.update(
-            txn,
-            old,
-            explicit=old.explicit or not store.capabilities.native_directories,
-            mode=inode.mode,
-            uid=inode.uid,
-            gid=inode.gid,
-            mtime_ns=inode.mtime_ns,
-            stored=msgspec.structs.replace(
-                inode.stored, revision=old.revision, attributes_revision=old.attributes_revision
-            )
-            if inode.stored
-            else None,
-        )
-        namespace.announce(txn, place.parent, place.name)
-
-    def _inode(self, txn: Txn, place: Place, found: StoredObject) -> Inode:
-        kind = Kind.DIRECTORY if place.name.endswith(b"/") else Kind.FILE
-        return self._described(
-            txn, namespace.new_inode(txn, kind, mode=0, uid=0, gid=0), place, found
-        )
-
-    def _see(self, txn: Txn, place: Place, inode: Inode, found: StoredObject) -> None:
-        """Give an inode that was known from a listing only the attributes of its object."""
-        inode = self._described(txn, inode, place, found)
-        namespace.put(txn, inode)
-        names.put(txn, place.parent, place.name, Dentry(inode.id, inode.kind))
-        namespace.announce(txn, place.parent, place.name)
-        txn.changes.append(Change(0, b"", inode.id))
-
-    def _described(self, txn: Txn, inode: Inode, place: Place, found: StoredObject) -> Inode:
-        """The inode as the store describes its object."""
-        attributes = found.attributes or StoredAttributes()
-        is_dir = place.name.endswith(b"/")
-        kind = Kind.DIRECTORY if is_dir else attributes.kind
-        default_mode = self._config.directory_mode if is_dir else self._config.file_mode
-        mtime = found.modified_ns if attributes.mtime_ns is None else attributes.mtime_ns
-        target = attributes.symlink_target or b""
-        size = len(target) if kind == Kind.SYMLINK else 0 if is_dir else found.size_bytes
-        config = self._config
-        unseen = InodeFlag.UNSEEN if found.attributes is None else 0
-        inode = msgspec.structs.replace(
-            inode,
-            kind=kind,
-            mode=default_mode if attributes.mode is None else attributes.mode & 0o7777,
-            uid=config.default_uid if attributes.uid is None else attributes.uid,
-            gid=config.default_gid if attributes.gid is None else attributes.gid,
-            flags=inode.flags & ~InodeFlag.UNSEEN | unseen,
-            size=size,
-            mtime_ns=mtime,
-            ctime_ns=mtime,
-            atime_ns=mtime,
-            rdev=attributes.rdev,
-            target=target,
-            etag=attributes.s3_etag or etag_of_version(found.version),
-            stored=Stored(
-                place.parent,
-                place.name,
-                found.version,
-                found.size_bytes,
-                inode.revision,
-                inode.attributes_revision,
-            ),
-        )
-        known = learned(
-            ObjectAttributes(
-                content_type=attributes.content_type or "",
-                headers=dict(attributes.headers),
-                metadata=dict(attributes.metadata),
-                tags=dict(attributes.tags),
-            ),
-            attributes.own,
-        )
-        known = with_bytes_told(known, attributes.checksums, size)
-        inode = msgspec.structs.replace(inode, overhead=encryption.overhead(known, size))
-        return namespace.put_object_attributes(txn, inode, encryption.with_part_sizes(known, size))
-
     # -------------------------------------------------------------------- checking again
 
     def must_check(self, bucket: Bucket, inode: Inode) -> bool:
@@ -546,22 +408,3 @@ class Discovery:
                     d.inode for _, d in names.scan(txn, directory) if d.kind == Kind.DIRECTORY
                 ]
         return found
-
-
-def _enter(txn: Txn, parent: int, name: bytes, inode: Inode) -> None:
-    """Give what the store has its name. To learn of it first is no change of the directory: that
-    keeps the times that it has in the store."""
-    above = namespace.get(txn, parent)
-    namespace.enter(txn, parent, name, inode)
-    if not above.listed_ns:
-        now = namespace.get(txn, parent)
-        namespace.update(txn, now, mtime_ns=above.mtime_ns, ctime_ns=above.ctime_ns)
-
-
-def etag_of_version(version: str) -> str:
-    """An ETag for an object that others wrote into the store: its ETag there, or on a file system
-    the token of its state, made to look like no MD5."""
-    cleaned = version.strip('"')
-    if cleaned and all(c in "0123456789abcdef-" for c in cleaned) and len(cleaned) >= 32:
-        return cleaned
-    return hashlib.md5(version.encode(), usedforsecurity=False).hexdigest() + "-0"

@@ -124,7 +124,7 @@ class Reconciler:
             place = task.place
             cleared = dirty.clear(txn, place.parent, place.name, task.touched)
             if cleared and found is not None and namespace.get(txn, place.parent).nlink:
-                self._discovery.adopt(txn, place, found)
+                self._discovery.adoption.adopt(txn, place, found)
             namespace.prune(txn, place.bucket, place.parent)
 
         self._index.commit(change, grows=False)
@@ -143,7 +143,7 @@ class Reconciler:
         def change(txn: Txn) -> None:
             place = task.place
             if dirty.clear(txn, place.parent, place.name, task.touched):
-                self._discovery.adopt(txn, place, found)
+                self._discovery.adoption.adopt(txn, place, found)
 
         self._index.commit(change)
         return True
@@ -286,7 +286,7 @@ class Reconciler:
         def change(txn: Txn) -> None:
             place = task.place
             if dirty.clear(txn, place.parent, place.name, task.touched):
-                self._discovery.adopt(txn, place, found)
+                self._discovery.adoption.adopt(txn, place, found)
 
         self._index.commit(change)
         return True

@@ -1,0 +1,183 @@
+"""How an object that the store shows becomes an inode: clean, without cached bytes.
+
+Whoever asked the store (cache/discovery.py, cache/reconcile.py) has made sure that the name is the
+store's to say. A changed object gives its name a new inode, as rename(2) over it would (design,
+invariant 4); one that is known from a listing only is UNSEEN until its attributes are asked for.
+All is part of the caller's transaction.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import msgspec
+
+from cache import encryption, names, namespace
+from cache.buckets import Buckets
+from cache.bytes_told import with_bytes_told
+from cache.changes import Change
+from cache.config import CacheConfig
+from cache.index import Txn
+from cache.namespace import Place
+from cache.own_attributes import learned
+from cache.records import Dentry, Inode, InodeFlag, Kind, ObjectAttributes, Stored
+from cache.stores.base import StoredAttributes, StoredObject
+
+
+class Adoption:
+    def __init__(self, buckets: Buckets, config: CacheConfig) -> None:
+        self._buckets = buckets
+        self._config = config
+
+    def adopt(self, txn: Txn, place: Place, found: StoredObject) -> None:
+        """Make the index show what the store has under a name that is not ours to say."""
+        dentry = names.find(txn, place.parent, place.name)
+        old: Inode | None = None
+        if dentry is not None:
+            old = namespace.get(txn, dentry.inode)
+            if old.stored is not None and old.stored.version == found.version:
+                if old.flags & InodeFlag.UNSEEN and found.attributes is not None:
+                    self._see(txn, place, old, found)
+                return
+            if old.stored is None and not old.is_dir:
+                return  # transient: never in the store
+            if self._is_another_name(old, place) and found.size_bytes == old.size:
+                return  # its object is a copy, and its version nowhere noted
+        if place.name.endswith(b"/"):
+            self._adopt_directory(txn, place, old, found)
+            return
+        if old is not None:
+            namespace.leave(txn, place.parent, place.name, old)
+        inode = self._inode(txn, place, found)
+        _enter(txn, place.parent, place.name, inode)
+
+    def adopt_implied(self, txn: Txn, parent: int, name: bytes) -> None:
+        """Enter a directory that the store shows only by the keys in it, unless it is there."""
+        if names.find(txn, parent, name) is not None:
+            return
+        inode = namespace.new_inode(
+            txn,
+            Kind.DIRECTORY,
+            mode=self._config.directory_mode,
+            uid=self._config.default_uid,
+            gid=self._config.default_gid,
+        )
+        _enter(txn, parent, name, msgspec.structs.replace(inode, explicit=False))
+
+    @staticmethod
+    def _is_another_name(inode: Inode, place: Place) -> bool:
+        """Whether the place is one of a file's hard links, and not the one that leads to its bytes
+        in the store."""
+        return (
+            not inode.is_dir
+            and inode.nlink > 1
+            and (inode.parent, inode.name) != (place.parent, place.name)
+        )
+
+    def _adopt_directory(
+        self, txn: Txn, place: Place, old: Inode | None, found: StoredObject
+    ) -> None:
+        inode = self._inode(txn, place, found)
+        if old is None:
+            path = namespace.path_of(txn, place.parent, place.name)[1]
+            # Nobody makes directories among the versions: they go with the last of these.
+            among_versions = path.startswith(names.VERSIONS)
+            inode = msgspec.structs.replace(inode, explicit=not among_versions)
+            _enter(txn, place.parent, place.name, inode)
+            return
+        # Where directories are real, every implied one is there too, and says nothing by it.
+        store = self._buckets.store(self._buckets.of_root(txn, place.bucket))
+        namespace.update(
+            txn,
+            old,
+            explicit=old.explicit or not store.capabilities.native_directories,
+            mode=inode.mode,
+            uid=inode.uid,
+            gid=inode.gid,
+            mtime_ns=inode.mtime_ns,
+            stored=msgspec.structs.replace(
+                inode.stored, revision=old.revision, attributes_revision=old.attributes_revision
+            )
+            if inode.stored
+            else None,
+        )
+        namespace.announce(txn, place.parent, place.name)
+
+    def _inode(self, txn: Txn, place: Place, found: StoredObject) -> Inode:
+        kind = Kind.DIRECTORY if place.name.endswith(b"/") else Kind.FILE
+        inode = namespace.new_inode(txn, kind, mode=0, uid=0, gid=0)
+        return self._described(txn, inode, place, found)
+
+    def _see(self, txn: Txn, place: Place, inode: Inode, found: StoredObject) -> None:
+        """Give an inode that was known from a listing only the attributes of its object."""
+        inode = self._described(txn, inode, place, found)
+        namespace.put(txn, inode)
+        names.put(txn, place.parent, place.name, Dentry(inode.id, inode.kind))
+        namespace.announce(txn, place.parent, place.name)
+        txn.changes.append(Change(0, b"", inode.id))
+
+    def _described(self, txn: Txn, inode: Inode, place: Place, found: StoredObject) -> Inode:
+        """The inode as the store describes its object."""
+        config = self._config
+        attributes = found.attributes or StoredAttributes()
+        is_dir = place.name.endswith(b"/")
+        kind = Kind.DIRECTORY if is_dir else attributes.kind
+        default_mode = config.directory_mode if is_dir else config.file_mode
+        mtime = found.modified_ns if attributes.mtime_ns is None else attributes.mtime_ns
+        target = attributes.symlink_target or b""
+        size = len(target) if kind == Kind.SYMLINK else 0 if is_dir else found.size_bytes
+        unseen = InodeFlag.UNSEEN if found.attributes is None else 0
+        inode = msgspec.structs.replace(
+            inode,
+            kind=kind,
+            mode=default_mode if attributes.mode is None else attributes.mode & 0o7777,
+            uid=config.default_uid if attributes.uid is None else attributes.uid,
+            gid=config.default_gid if attributes.gid is None else attributes.gid,
+            flags=inode.flags & ~InodeFlag.UNSEEN | unseen,
+            size=size,
+            mtime_ns=mtime,
+            ctime_ns=mtime,
+            atime_ns=mtime,
+            rdev=attributes.rdev,
+            target=target,
+            etag=attributes.s3_etag or etag_of_version(found.version),
+            stored=Stored(
+                place.parent,
+                place.name,
+                found.version,
+                found.size_bytes,
+                inode.revision,
+                inode.attributes_revision,
+            ),
+        )
+        known = learned(
+            ObjectAttributes(
+                content_type=attributes.content_type or "",
+                headers=dict(attributes.headers),
+                metadata=dict(attributes.metadata),
+                tags=dict(attributes.tags),
+            ),
+            attributes.own,
+        )
+        known = with_bytes_told(known, attributes.checksums, size)
+        inode = msgspec.structs.replace(inode, overhead=encryption.overhead(known, size))
+        return namespace.put_object_attributes(txn, inode, encryption.with_part_sizes(known, size))
+
+
+def _enter(txn: Txn, parent: int, name: bytes, inode: Inode) -> None:
+    """Give what the store has its name. To learn of it first is no change of the directory: that
+    keeps the times that it has in the store."""
+    above = namespace.get(txn, parent)
+    namespace.enter(txn, parent, name, inode)
+    if not above.listed_ns:
+        now = namespace.get(txn, parent)
+        namespace.update(txn, now, mtime_ns=above.mtime_ns, ctime_ns=above.ctime_ns)
+
+
+def etag_of_version(version: str) -> str:
+    """An ETag for an object that others wrote into the store: its ETag there, or on a file system
+    the token of its state, made to look like no MD5."""
+    cleaned = version.strip('"')
+    if cleaned and all(c in "0123456789abcdef-" for c in cleaned) and len(cleaned) >= 32:
+        return cleaned
+    return hashlib.md5(version.encode(), usedforsecurity=False).hexdigest() + "-0"
