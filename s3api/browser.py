@@ -34,7 +34,7 @@ _HEADERS = {
 def wants_page(call: Call) -> bool:
     """Whether a ListObjects is to be answered so. Where it is off, the parameter means nothing, as
     on Amazon."""
-    if not call.door.config.browser:
+    if not call.door.config.browser or call.target.directory is not None:
         return False
     return split_query(call.request.raw_path.partition("?")[2]).get("browser") == "true"
 

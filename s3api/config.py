@@ -92,6 +92,10 @@ class GatewayConfig:
     """List multipart uploads in progress as objects `KEY_UPLOADID/` and their parts as
     `KEY_UPLOADID/NUMBER`, as Alluxio does; off: listings show objects only, as S3 does."""
 
+    directories_as_buckets: bool = False
+    """Take `BUCKET:DIR:SUBDIR` in a path for a bucket of what is in that directory, as Alluxio
+    does; off: no such bucket can be named. Listings of buckets never show them."""
+
     browser: bool = False
     """Answer `GET /BUCKET?browser=true` with the listing as a page of HTML, as Apache Ozone does,
     to those who may list the bucket; off: the parameter means nothing, as on S3."""

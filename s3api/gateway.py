@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 import logging
 import secrets
@@ -56,9 +57,10 @@ from s3api.auth import UNPROVEN, Authenticator
 from s3api.buckets import check_expected_owner
 from s3api.config import AuthConfig, GatewayConfig
 from s3api.connection import Connection, Server
+from s3api.directories import LISTINGS, Directory
 from s3api.errors import S3Error, error_document, from_cache, from_os
 from s3api.headers import common_headers, new_request_id
-from s3api.keys import Target, parse_target
+from s3api.keys import Target, parse_target, plain_copy_source
 from s3api.listening import Listener
 from s3api.log_delivery import Answered, LogDelivery
 from s3api.model import MODEL, SELF_PROVING
@@ -186,10 +188,15 @@ class Gateway:
         if not request.raw_path.isascii() or "#" in request.raw_path:
             raise S3Error("InvalidURI")
         headers = _read_headers(request)
-        target = parse_target(raw_path, headers.get("host", ""), self._config.domain)
+        target = parse_target(
+            raw_path,
+            headers.get("host", ""),
+            self._config.domain,
+            directories=self._config.directories_as_buckets,
+        )
         bucket = self._door.volume.bucket_links.resolve(target.bucket)
         if bucket != target.bucket:
-            entry.link, target = target.bucket, Target(bucket, target.key)
+            entry.link, target = target.bucket, dataclasses.replace(target, bucket=bucket)
         entry.bucket, entry.key = target.bucket, target.key
         return headers, raw_path, raw_query, target
 
@@ -246,6 +253,9 @@ class Gateway:
         )
         if "CopySource" in values:
             values["CopySource"] = self._follow_link(values["CopySource"])
+        if target.directory is not None:
+            target.directory.check_offered(operation.name, level)
+            values = target.directory.inward(operation.name, values)
         return Call(
             self._door,
             request,
@@ -259,7 +269,10 @@ class Gateway:
         )
 
     def _follow_link(self, copy_source: str) -> str:
-        """x-amz-copy-source with the name of the bucket itself, where it names a link."""
+        """x-amz-copy-source with the name of the bucket itself, where it names a link, or a
+        directory of a bucket."""
+        if self._config.directories_as_buckets:
+            copy_source = plain_copy_source(copy_source)
         raw_bucket, slash, rest = copy_source.removeprefix("/").partition("/")
         bucket = self._door.volume.bucket_links.resolve(raw_bucket)
         return copy_source if bucket == raw_bucket else f"{bucket}{slash}{rest}"
@@ -271,6 +284,9 @@ class Gateway:
         await authorise(call)
         if "ExpectedBucketOwner" in call.input:
             check_expected_owner(call, call.bucket, call.input["ExpectedBucketOwner"])
+        directory = call.target.directory
+        if directory is not None and call.operation.name in LISTINGS:
+            await call.threads.metadata(_require_directory, call, directory)
 
     def _refuse(
         self, request: web.BaseRequest, entry: _Entry, call: Call | None, error: S3Error
@@ -319,6 +335,15 @@ class Gateway:
         failed = entry.code not in ("OK", "NotModified")
         if wanted == "all" or (wanted == "failures" and failed):
             access_log.info("%s", entry.line(elapsed_s))
+
+
+def _require_directory(call: Call, directory: Directory) -> None:
+    """NoSuchBucket if a directory that is asked for as a bucket is not there. Blocks."""
+    listed = call.volume.objects.list(
+        call.bucket, prefix=directory.prefix, limit=1, directories=True
+    )
+    if not listed.entries:
+        raise S3Error("NoSuchBucket", BucketName=directory.name)
 
 
 class _Entry:

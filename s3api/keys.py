@@ -13,8 +13,9 @@ from __future__ import annotations
 import ipaddress
 import re
 from dataclasses import dataclass
-from urllib.parse import unquote_to_bytes
+from urllib.parse import quote, unquote_to_bytes
 
+from s3api.directories import SEPARATOR, Directory
 from s3api.errors import S3Error
 
 KEY_BYTES_MAX = 1024
@@ -32,6 +33,8 @@ class Target:
 
     bucket: str
     key: bytes
+    directory: Directory | None = None
+    """The bucket was named as this directory of it, which the key begins with if there is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +44,14 @@ class CopySource:
     version_id: str | None
 
 
-def parse_target(raw_path: str, host: str, domain: str | None) -> Target:
+def parse_target(
+    raw_path: str, host: str, domain: str | None, *, directories: bool = False
+) -> Target:
     """The target of a request whose raw path (no query) and Host header are given.
 
     Path style is always understood. With a domain, `bucket.domain` in the Host header puts the
-    bucket in front and leaves the whole path to the key.
+    bucket in front and leaves the whole path to the key. directories: `bucket:dir` in the path is
+    a directory of a bucket.
     """
     if not raw_path.startswith("/"):
         # Absolute-form and authority-form targets: the Host header and the path could disagree.
@@ -58,8 +64,14 @@ def parse_target(raw_path: str, host: str, domain: str | None) -> Target:
         if raw_key:
             raise S3Error("InvalidBucketName", BucketName="")
         return Target("", b"")
-    bucket = check_bucket_requested(_decode(raw_bucket))
-    return Target(bucket, decode_key(raw_key) if raw_key else b"")
+    bucket = _decode(raw_bucket)
+    directory = None
+    if directories and SEPARATOR in bucket:
+        bucket, directory = Directory.split(bucket)
+    key = decode_key(raw_key) if raw_key else b""
+    if key and directory is not None:
+        key = check_key(directory.prefix + key)
+    return Target(check_bucket_requested(bucket), key, directory)
 
 
 def _virtual_host(host: str, domain: str | None) -> str | None:
@@ -88,6 +100,17 @@ def parse_copy_source(value: str) -> CopySource:
             "InvalidArgument", "Copy Source must mention the source bucket and key: bucket/key"
         )
     return CopySource(check_bucket_requested(_decode(raw_bucket)), decode_key(raw_key), version_id)
+
+
+def plain_copy_source(value: str) -> str:
+    """`x-amz-copy-source` of an object in `bucket:dir`, as one of the bucket itself; what names no
+    directory, or no object, is as it was."""
+    raw_bucket, _, rest = value.removeprefix("/").partition("/")
+    name = _decode(raw_bucket)
+    if SEPARATOR not in name or not rest.partition("?")[0]:
+        return value
+    bucket, directory = Directory.split(name)
+    return f"{quote(bucket)}/{quote(directory.prefix)}{rest}"
 
 
 def decode_key(raw: str) -> bytes:

@@ -328,12 +328,13 @@ async def delete_objects(call: Call) -> web.StreamResponse:
     objects: list[dict[str, Any]] = request.get("Objects", [])
     if not 1 <= len(objects) <= _DELETED_AT_ONCE_MAX:
         raise S3Error("MalformedXML")
-    keys = [each["Key"].encode("utf-8", "surrogatepass") for each in objects]
+    keys = [call.key_of(each["Key"]) for each in objects]
     # Eight at a time: deletions of one request share commits, without taking all threads.
     gate = asyncio.Semaphore(8)
 
     async def delete(key: bytes, each: dict[str, Any]) -> dict[str, Any]:
-        named = {"Key": each["Key"], "VersionId": each.get("VersionId")}
+        shown = key.decode("utf-8", "surrogatepass")
+        named = {"Key": shown, "VersionId": each.get("VersionId")}
         async with gate:
             try:
                 await call.access.check_delete(check_key(key), each.get("VersionId"))

@@ -76,6 +76,12 @@ class Call:
     def key(self) -> bytes:
         return self.target.key
 
+    def key_of(self, named: str) -> bytes:
+        """The bucket's key that a document of the request names."""
+        directory = self.target.directory
+        key = named.encode("utf-8", "surrogatepass")
+        return key if directory is None else directory.prefix + key
+
     @property
     def identity(self) -> Identity:
         return self.authentication.identity
@@ -104,6 +110,8 @@ class Call:
 
     def document(self, output: Mapping[str, Any], status: int | None = None) -> web.Response:
         """The answer that the model describes: members in headers and an XML document."""
+        if self.target.directory is not None:
+            output = self.target.directory.outward(output)
         headers = write_headers(self.operation, output)
         body = write_body(self.operation, output)
         if body is not None:
