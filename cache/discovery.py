@@ -27,12 +27,7 @@ from cache.errors import CacheError, NoSuchInode, StoreNotFound, StoreUnavailabl
 from cache.index import Index, Table, Txn
 from cache.locks import NodeLocks
 from cache.namespace import Place
-from cache.records import (
-    ROOT,
-    Bucket,
-    Inode,
-    Kind,
-)
+from cache.records import ROOT, Bucket, Inode, Kind
 from cache.stores.base import Store, StoredObject, StoredPrefix
 
 log = logging.getLogger(__name__)

@@ -33,13 +33,7 @@ from cache.errors import (
 from cache.index import Index, Table, Txn
 from cache.marking import mark_all, through_places, through_places_in
 from cache.persist import Persister
-from cache.records import (
-    EMPTY_ETAG,
-    ROOT,
-    Inode,
-    InodeFlag,
-    Kind,
-)
+from cache.records import EMPTY_ETAG, ROOT, Inode, InodeFlag, Kind
 from cache.stores.base import Store
 from cache.versions import Versions, has_versions, is_versioned
 

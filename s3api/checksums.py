@@ -102,6 +102,8 @@ ALGORITHMS: dict[str, Algorithm] = {
         Algorithm("XXHASH128", 16, xxhash.xxh3_128),
     )
 }
+CHECKSUM_MEMBERS = " ".join(algorithm.member for algorithm in ALGORITHMS.values())
+"""What a request that may bring a checksum of any algorithm honours."""
 BY_HEADER = {algorithm.header: algorithm for algorithm in ALGORITHMS.values()}
 
 

@@ -36,6 +36,7 @@ from s3api import (  # noqa: F401
     bucket_logging,
     bucket_policies,
     buckets,
+    completion,
     cors,
     lifecycle,
     listing,

@@ -1,68 +1,38 @@
-"""Multipart uploads: create, upload and copy parts, list, complete, abort.
+"""Multipart uploads: create, upload and copy parts, list, abort.
 
-The ETag of a completed object is the MD5 of its parts' MD5s, with their number. Its checksum is
-either composite (of the parts' checksums) or of the full object, combined from the parts' CRCs;
-an upload that asked for none gets a full-object CRC64NVME.
+What becomes of the parts, and all that is checked before, is `completion.py`.
 """
 
 from __future__ import annotations
 
-import base64
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import msgspec
 from aiohttp import web
 
-from cache.encryption import Encryption, layout_key
-from cache.errors import NoSuchKey, NoSuchUpload
-from cache.frames import SealedPart, SealingWriter, sealed_size
+from cache.encryption import layout_key
+from cache.frames import SealingWriter, sealed_size
 from cache.multipart import PART_NUMBER_MAX
 from cache.parts import PartWriter
 from cache.publishing import Object
-from cache.records import ObjectAttributes, Part, UploadRecord
+from cache.records import Part, UploadRecord
 from s3api.acl import OBJECT_GRANT_HEADERS, shown_user
-from s3api.checksums import (
-    ALGORITHMS,
-    COMPOSITE,
-    DEFAULT_ALGORITHM,
-    FULL_OBJECT,
-    claimed_checksums,
-    combined_checksum,
-    composite_checksum,
-    multipart_etag,
-)
-from s3api.conditions import Range, WriteCondition, parse_copy_range
+from s3api.checksums import ALGORITHMS, CHECKSUM_MEMBERS, COMPOSITE, DEFAULT_ALGORITHM, FULL_OBJECT
+from s3api.conditions import Range, parse_copy_range
 from s3api.customer_keys import COPY_SOURCE_MEMBERS, CUSTOMER_MEMBERS, customer_key
-from s3api.encryption import WRITE_MEMBERS, completed, open_seal, open_upload, seal_for
-from s3api.entity import (
-    ATTRIBUTE_MEMBERS,
-    check_of,
-    checksum_members,
-    quoted_etag,
-    storage_class_of,
-)
-from s3api.errors import S3Error, not_implemented
-from s3api.lifecycle import expiration_headers
-from s3api.locking import LOCK_MEMBERS, with_default_lock
+from s3api.encryption import WRITE_MEMBERS, open_seal, open_upload, seal_for
+from s3api.entity import ATTRIBUTE_MEMBERS, storage_class_of
+from s3api.errors import S3Error
+from s3api.locking import LOCK_MEMBERS
 from s3api.objects import copy_source, opened_source, plaintext, requested_attributes
 from s3api.operations import Call, offers
 from s3api.paging import key_text, read_limit
 from s3api.patience import patient
 from s3api.payload import PUT_BYTES_MAX, BodyPlan, Received, Receiver
 from s3api.seals import Seal, attributes_of, output_of, sealed, sealed_etag, sealing
-from s3api.transfer import read_document, receive
-from s3api.versioning import made_version
-
-PART_BYTES_MIN = 5 << 20
-"""Of every part but the last."""
-OBJECT_BYTES_MAX = 5 << 40
-
-_CHECKSUMS = " ".join(algorithm.member for algorithm in ALGORITHMS.values())
-
+from s3api.transfer import receive
 
 # ------------------------------------------------------------------------------- create and abort
 
@@ -124,14 +94,14 @@ def _read_checksum(values: dict[str, Any]) -> tuple[str, str]:
     )
 
 
-def _upload_of(call: Call) -> UploadRecord:
+def upload_of(call: Call) -> UploadRecord:
     """The upload that a request names. NoSuchBucket, NoSuchUpload. Inline."""
     return call.volume.uploads.get(call.bucket, call.key, call.input["UploadId"])
 
 
 @offers("AbortMultipartUpload", "UploadId")
 async def abort_multipart_upload(call: Call) -> web.StreamResponse:
-    upload = _upload_of(call)
+    upload = upload_of(call)
     await call.threads.metadata(call.volume.uploads.abort, upload)
     return call.document({})
 
@@ -153,11 +123,11 @@ def _part_number(call: Call) -> int:
 
 @offers(
     "UploadPart",
-    f"Body ContentLength ContentMD5 PartNumber UploadId {_CHECKSUMS} {CUSTOMER_MEMBERS}",
+    f"Body ContentLength ContentMD5 PartNumber UploadId {CHECKSUM_MEMBERS} {CUSTOMER_MEMBERS}",
 )
 async def upload_part(call: Call) -> web.StreamResponse:
     number = _part_number(call)
-    upload = _upload_of(call)
+    upload = upload_of(call)
     seal = open_upload(call, upload)
     plan = BodyPlan.read(call.headers, call.authentication, PUT_BYTES_MAX)
     if plan.size_bytes is None:
@@ -208,7 +178,7 @@ def _part_writer(
 @patient
 async def upload_part_copy(call: Call) -> web.StreamResponse:
     number = _part_number(call)
-    upload = _upload_of(call)
+    upload = upload_of(call)
     seal = open_upload(call, upload)
     source, part = await call.threads.transfer(_copy_part, call, upload, number, seal)
     return call.document(
@@ -278,7 +248,7 @@ def _etag_of_range(call: Call, source: Object, chosen: Range) -> str:
 
 @offers("ListParts", f"MaxParts PartNumberMarker UploadId {CUSTOMER_MEMBERS}")
 async def list_parts(call: Call) -> web.StreamResponse:
-    upload = _upload_of(call)
+    upload = upload_of(call)
     if customer_key(call) is not None:
         open_upload(call, upload)
     limit = read_limit(call.input, "MaxParts", "max-parts")
@@ -316,189 +286,6 @@ async def list_parts(call: Call) -> web.StreamResponse:
             "ChecksumType": upload.attributes.checksum_type if upload.checksum_algorithm else None,
         }
     )
-
-
-# --------------------------------------------------------------------------------------- complete
-
-
-@offers(
-    "CompleteMultipartUpload",
-    "ChecksumType IfMatch IfNoneMatch MpuObjectSize MultipartUpload UploadId"
-    f" {_CHECKSUMS} {CUSTOMER_MEMBERS}",
-)
-@patient
-async def complete_multipart_upload(call: Call) -> web.StreamResponse:
-    condition = WriteCondition(call.input, call.key)
-    listed = (await read_document(call))["MultipartUpload"].get("Parts", [])
-    stored = await call.threads.metadata(_complete, call, listed, condition)
-    attributes = stored.attributes
-    record = Encryption.of(attributes)
-    path = call.request.raw_path.partition("?")[0]
-    return call.document(
-        {
-            "Location": f"http://{call.headers.get('host', '')}{path}",
-            "Bucket": call.bucket,
-            "Key": call.key.decode(),
-            "ETag": quoted_etag(stored),
-            "Expiration": expiration_headers(call, stored).get("x-amz-expiration"),
-            "VersionId": made_version(stored),
-            "ChecksumType": attributes.checksum_type or None,
-            **checksum_members(attributes),
-            **output_of(call, None if record is None else Seal(record, b"")),
-        }
-    )
-
-
-def _complete(call: Call, listed: list[dict[str, Any]], condition: WriteCondition) -> Object:
-    """Check the client's list against the parts that are there, and join them. Blocks."""
-    _check_list(listed)
-    try:
-        upload = _upload_of(call)
-    except NoSuchUpload:
-        return _completed_before(call, listed)
-    parts = _chosen_parts(call, upload, listed)
-    size_bytes = sum(part.visible_size for part in parts)
-    if call.input.get("MpuObjectSize", size_bytes) != size_bytes:
-        raise S3Error(
-            "InvalidRequest",
-            "The provided 'x-amz-mp-object-size' header does not match what was computed.",
-        )
-    if size_bytes > OBJECT_BYTES_MAX:
-        raise S3Error("EntityTooLarge", MaxSizeAllowed=str(OBJECT_BYTES_MAX))
-    algorithm = upload.checksum_algorithm or DEFAULT_ALGORITHM
-    kind = upload.attributes.checksum_type
-    checksum = _object_checksum(algorithm, kind, parts)
-    _check_claim(call, algorithm, kind, checksum)
-    attributes = with_default_lock(call, _completed_attributes(upload, checksum, parts))
-    record = completed(call, upload, [SealedPart(part.number, part.visible_size) for part in parts])
-    return call.volume.uploads.complete(
-        upload,
-        list(parts),
-        etag=multipart_etag([part.etag for part in parts]),
-        attributes=attributes if record is None else record.onto(attributes),
-        check=check_of(condition),
-    )
-
-
-def _check_list(listed: list[dict[str, Any]]) -> None:
-    """MalformedXML, InvalidPartOrder."""
-    if not listed or len(listed) > PART_NUMBER_MAX:
-        raise S3Error("MalformedXML")
-    if any("PartNumber" not in each or "ETag" not in each for each in listed):
-        raise S3Error("MalformedXML")
-    numbers = [each["PartNumber"] for each in listed]
-    if any(number >= following for number, following in pairwise(numbers)):
-        raise S3Error("InvalidPartOrder")
-
-
-def _listed_etag(each: dict[str, Any]) -> str:
-    etag: str = each["ETag"]
-    return etag.strip().strip('"')
-
-
-def _completed_before(call: Call, listed: list[dict[str, Any]]) -> Object:
-    """The object, if it is made of just these parts: a client that did not get the answer to its
-    first CompleteMultipartUpload asks again, and S3 answers again. Else NoSuchUpload."""
-    missing = S3Error("NoSuchUpload", UploadId=call.input["UploadId"][:64])
-    try:
-        etag = multipart_etag([_listed_etag(each) for each in listed])
-        found = call.volume.objects.get(call.bucket, call.key)
-    except (ValueError, NoSuchKey):  # ValueError: an ETag that is not hexadecimal
-        raise missing from None
-    if found.etag != etag:
-        raise missing
-    return found
-
-
-def _chosen_parts(call: Call, upload: UploadRecord, listed: list[dict[str, Any]]) -> Sequence[Part]:
-    """The parts that the client listed. InvalidPart, EntityTooSmall."""
-    there = {part.number: part for part in call.volume.uploads.parts(upload, limit=PART_NUMBER_MAX)}
-    chosen = []
-    for each in listed:
-        part = there.get(each["PartNumber"])
-        etag = _listed_etag(each)
-        if part is None or part.etag != etag or not _same_checksums(part, each):
-            raise S3Error(
-                "InvalidPart",
-                UploadId=upload.id,
-                PartNumber=str(each["PartNumber"]),
-                ETag=etag[:64],
-            )
-        chosen.append(part)
-    for part in chosen[:-1]:
-        if part.visible_size < PART_BYTES_MIN:
-            raise S3Error(
-                "EntityTooSmall",
-                ProposedSize=str(part.visible_size),
-                MinSizeAllowed=str(PART_BYTES_MIN),
-                PartNumber=str(part.number),
-                ETag=part.etag,
-            )
-    return chosen
-
-
-def _same_checksums(part: Part, listed: dict[str, Any]) -> bool:
-    """Whether the part has the checksums that the client's list gives it."""
-    return all(
-        part.checksums.get(algorithm.name) == listed[algorithm.member]
-        for algorithm in ALGORITHMS.values()
-        if algorithm.member in listed
-    )
-
-
-def _object_checksum(algorithm: str, kind: str, parts: Sequence[Part]) -> str | None:
-    """The completed object's checksum; None if a part has none (a copied one)."""
-    values = [part.checksums.get(algorithm) for part in parts]
-    known = [value for value in values if value is not None]
-    if len(known) < len(parts):
-        return None
-    if kind == COMPOSITE:
-        return composite_checksum(algorithm, known)
-    sizes = [part.visible_size for part in parts]
-    return combined_checksum(algorithm, list(zip(known, sizes, strict=True)))
-
-
-def _check_claim(call: Call, algorithm: str, kind: str, checksum: str | None) -> None:
-    """Hold the object to the checksum that the client gives for it."""
-    if call.input.get("ChecksumType", kind) != kind:
-        raise S3Error(
-            "InvalidRequest",
-            f"The upload was created using the {kind} checksum mode. The complete request must use"
-            " the same checksum mode.",
-        )
-    headers = {
-        name: value.rpartition("-")[0] if kind == COMPOSITE and "-" in value else value
-        for name, value in call.headers.items()
-        if name.startswith("x-amz-checksum-")
-    }
-    for name in claimed_checksums(headers):
-        claimed = call.input[ALGORITHMS[name].member]
-        if name != algorithm or checksum is None:
-            raise not_implemented(f"{ALGORITHMS[name].header} of another algorithm than the parts'")
-        if claimed not in (
-            checksum,
-            checksum.rpartition("-")[0] if kind == COMPOSITE else checksum,
-        ):
-            raise S3Error("BadDigest")
-
-
-def _completed_attributes(
-    upload: UploadRecord, checksum: str | None, parts: Sequence[Part]
-) -> ObjectAttributes:
-    attributes, asked = upload.attributes, upload.checksum_algorithm
-    return msgspec.structs.replace(
-        attributes,
-        checksums={} if checksum is None else {asked or DEFAULT_ALGORITHM: checksum},
-        checksum_type="" if checksum is None else attributes.checksum_type,
-        part_sizes=[part.visible_size for part in parts],
-        part_checksums=_part_checksums(asked, parts) if checksum is not None and asked else b"",
-    )
-
-
-def _part_checksums(algorithm: str, parts: Sequence[Part]) -> bytes:
-    """For GET of a part and GetObjectAttributes, which show them where the upload named an
-    algorithm."""
-    return b"".join(base64.b64decode(part.checksums[algorithm]) for part in parts)
 
 
 # ----------------------------------------------------------------------------------- list uploads

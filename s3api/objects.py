@@ -23,7 +23,7 @@ from cache.writers import ObjectWriter
 from s3api.acl import OBJECT_GRANT_HEADERS
 from s3api.acls import new_object_access
 from s3api.buckets import check_expected_owner
-from s3api.checksums import ALGORITHMS, DEFAULT_ALGORITHM, FULL_OBJECT, BodyDigest
+from s3api.checksums import ALGORITHMS, CHECKSUM_MEMBERS, DEFAULT_ALGORITHM, FULL_OBJECT, BodyDigest
 from s3api.conditions import (
     DeleteCondition,
     Range,
@@ -83,16 +83,9 @@ from s3api.seals import (
     stored_size,
 )
 from s3api.transfer import read_document, receive, send
-from s3api.versioning import (
-    find_version,
-    made_version,
-    no_marker,
-    read_version_id,
-    version_of,
-)
+from s3api.versioning import find_version, made_version, no_marker, read_version_id, version_of
 
 _DELETED_AT_ONCE_MAX = 1000
-_CHECKSUMS = " ".join(algorithm.member for algorithm in ALGORITHMS.values())
 _READ_CONDITIONS = "IfMatch IfModifiedSince IfNoneMatch IfUnmodifiedSince"
 _READ = (
     f"ChecksumMode PartNumber Range VersionId {_READ_CONDITIONS} {RESPONSE_OVERRIDES}"
@@ -106,7 +99,7 @@ _READ = (
 @offers(
     "PutObject",
     f"ACL Body ContentLength ContentMD5 IfMatch IfNoneMatch {OBJECT_GRANT_HEADERS}"
-    f" {ATTRIBUTE_MEMBERS} {LOCK_MEMBERS} {WRITE_MEMBERS} {_CHECKSUMS}",
+    f" {ATTRIBUTE_MEMBERS} {LOCK_MEMBERS} {WRITE_MEMBERS} {CHECKSUM_MEMBERS}",
 )
 async def put_object(call: Call) -> web.StreamResponse:
     condition = WriteCondition(call.input, call.key)
