@@ -1,5 +1,5 @@
 # ruff: noqa: T201  a program that talks
-"""Run a foreign suite, unmodified, against a node of its own, and print how it went.
+"""Run ceph's s3-tests, unmodified, against a node of its own, and print how it went.
 
 `script/conformance s3 CHECKOUT` runs this with the checkout of ceph/s3-tests and the Python that
 has the suite's requirements. The node has its default configuration, in a temporary directory and
@@ -25,11 +25,10 @@ from urllib.parse import urlsplit
 
 import boto3
 
-from tests.support.conformance_table import Outcome, category_of, count, failures, table
+from tests.support.conformance import LEFT, ROOT
+from tests.support.conformance.s3_table import Outcome, category_of, count, failures, table
 from tests.support.node import RunningNode, running_node
 
-ROOT = Path(__file__).parents[2]
-LEFT = ROOT / ".conformance"
 TEST_TIMEOUT_S = 60
 LIFECYCLE_DAY_S = 4
 """The suite waits for up to ten days of lifecycle rules within the timeout of one test."""
@@ -68,8 +67,7 @@ class User:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="script/conformance", description=__doc__)
-    parser.add_argument("suite", choices=["s3"], help="s3: ceph/s3-tests")
+    parser = argparse.ArgumentParser(prog="script/conformance s3", description=__doc__)
     parser.add_argument("checkout", type=Path, help="the directory the suite was checked out into")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the outcomes there, too")
     parser.add_argument("--python", type=Path, required=True, help=argparse.SUPPRESS)
@@ -191,7 +189,7 @@ def run_suite(python: Path, checkout: Path, config: Path, to_pytest: list[str]) 
             "-m",
             "pytest",
             *(_functional(checkout) / name for name in FILES),
-            *("-p", "tests.support.conformance_outcomes", "-p", "no:cacheprovider"),
+            *("-p", "tests.support.conformance.s3_outcomes", "-p", "no:cacheprovider"),
             *(f"--timeout={TEST_TIMEOUT_S}", "-q", "--tb=no", "--no-header", "--no-summary"),
             *to_pytest,
         ],

@@ -1,8 +1,8 @@
 """A pytest plugin that writes down how each test of a foreign suite ended, as one line of JSON.
 
-It runs in the suite's own environment (`-p tests.support.conformance_outcomes`), where nothing of
-Forebay is installed: standard library and pytest only. It looks on and changes nothing. The file
-is named by the environment variable CONFORMANCE_OUTCOMES.
+It runs in the suite's own environment (`-p tests.support.conformance.s3_outcomes`), where nothing
+of Forebay is installed: standard library and pytest only. It looks on and changes nothing. The
+file is named by the environment variable CONFORMANCE_OUTCOMES.
 """
 
 from __future__ import annotations
