@@ -96,6 +96,9 @@ class FileHandle:
 
     file: OpenFile
     writable: bool
+    asker: int
+    """The thread that opened it: nearly always the one that waits for what is done with it, which
+    the kernel does not tell again (fuse/interrupts.py)."""
 
 
 class Stragglers:
@@ -134,8 +137,10 @@ class DirectoryHandle:
     START = 0
     """The cookie with which a listing starts; readdir(2) leaves it to us what others mean."""
 
-    def __init__(self, inode: int) -> None:
+    def __init__(self, inode: int, asker: int = 0) -> None:
+        """asker: as FileHandle.asker."""
         self.inode = inode
+        self.asker = asker
         self.batch = 32
         """Entries that fit into one answer, as far as seen: what to ask the index for."""
         self._positions = bytearray()

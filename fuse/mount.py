@@ -26,6 +26,7 @@ from cache.changes import ChangeListener
 from cache.volume import Volume
 from fuse import mountpoint
 from fuse.config import MountConfig
+from fuse.interrupts import Interrupts
 from fuse.kernel import KernelCache
 from fuse.mountpoint import Mount, MountError
 from fuse.operations import Operations
@@ -55,15 +56,24 @@ def serve(
     if config.allow_other:
         mountpoint.check_allow_other()
     kernel = KernelCache()
+    interrupts = Interrupts()
     operations = Operations(
         volume.files,
         volume.renames,
         volume.open_files,
         kernel,
         metadata=Lane(
-            "metadata", threads=config.metadata_threads, deadline_s=config.metadata_deadline_s
+            "metadata",
+            threads=config.metadata_threads,
+            deadline_s=config.metadata_deadline_s,
+            interrupts=interrupts,
         ),
-        data=Lane("data", threads=config.data_threads, deadline_s=config.data_deadline_s),
+        data=Lane(
+            "data",
+            threads=config.data_threads,
+            deadline_s=config.data_deadline_s,
+            interrupts=interrupts,
+        ),
         xattrs=volume.xattrs if config.xattrs else None,
     )
     volume.discovery.tell_kernel = kernel.forget_soon
@@ -74,7 +84,11 @@ def serve(
         mount = _mount(operations, path, config)
         kernel.mounted()
         try:
-            trio.run(_serve_until_stopped, _Served(operations, path, mount, config, kernel), ready)
+            trio.run(
+                _serve_until_stopped,
+                _Served(operations, path, mount, config, kernel, interrupts),
+                ready,
+            )
         finally:
             _end(mount, kernel, config)
             operations.close_all()
@@ -126,12 +140,14 @@ class _Served:
     mount: Mount
     config: MountConfig
     kernel: KernelCache
+    interrupts: Interrupts
 
 
 async def _serve_until_stopped(served: _Served, ready: Callable[[], None]) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_stop_on_signal, served, nursery.cancel_scope)
         nursery.start_soon(_answer_requests, nursery.cancel_scope)
+        nursery.start_soon(served.interrupts.watch)
         # Greeting us the kernel sets its own read-ahead, over what was set before.
         await served.operations.greeted.wait()
         await trio.to_thread.run_sync(

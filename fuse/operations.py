@@ -12,19 +12,18 @@ set-user-ID bits away from files that are written to or change hands, places wha
 keeps size and times of a file that is open for writing (writeback cache). O_TRUNC it leaves to us
 (libfuse asks for FUSE_ATOMIC_O_TRUNC).
 
-Every handler is wrapped by `answered`: no exception ends the loop. All run on the loop's thread.
+Every handler is wrapped by `answered` (fuse/answers.py). All run on the loop's thread.
 """
 
 from __future__ import annotations
 
 import errno
-import functools
 import logging
 import os
 import stat
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import pyfuse3
 import trio
@@ -37,46 +36,22 @@ from cache.records import Inode, Kind
 from cache.renames import Renames
 from cache.xattrs import FACTS_PREFIX, ExtendedAttributes
 from fuse import attributes
-from fuse.errors import errno_of
+from fuse.answers import answered
 from fuse.handles import DirectoryHandle, FileHandle, Handles, LookupCounts, Stragglers
+from fuse.interrupts import ASKER
 from fuse.kernel import KernelCache
 from fuse.links import Removals
 from fuse.threads import Lane
 
-log = logging.getLogger(__name__)
-
-P = ParamSpec("P")
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 _RENAME_FLAGS = pyfuse3.RENAME_NOREPLACE | pyfuse3.RENAME_EXCHANGE
 _BATCH_MAX = 1024
 
 _Name = tuple[int, bytes]
 """The parent's inode and the name in it."""
-
-
-def answered(
-    handler: Callable[Concatenate[Operations, P], Awaitable[T]],
-) -> Callable[Concatenate[Operations, P], Coroutine[Any, Any, T]]:
-    """Let nothing but FUSEError leave a handler: anything else would end the whole mount."""
-
-    @functools.wraps(handler)
-    async def answer(self: Operations, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        try:
-            return await handler(self, *args, **kwargs)
-        except pyfuse3.FUSEError:
-            raise
-        except CacheError as exc:
-            code = errno_of(exc)
-            # An errno such as ENOENT says it all to the program; of these the operator must know.
-            level = logging.WARNING if code in (errno.EIO, errno.ETIMEDOUT) else logging.DEBUG
-            log.log(level, "%s: %s: %s", handler.__name__, errno.errorcode[code], exc)
-            raise pyfuse3.FUSEError(code) from exc
-        except Exception as exc:
-            log.exception("%s failed", handler.__name__)
-            raise pyfuse3.FUSEError(errno.EIO) from exc
-
-    return answer
 
 
 class Operations(pyfuse3.Operations):
@@ -308,7 +283,7 @@ class Operations(pyfuse3.Operations):
             return file
 
         file = await self._data.run(open_, _release_late)
-        return self._opened(FileHandle(file, writable))
+        return self._opened(FileHandle(file, writable, ctx.pid))
 
     @answered
     async def create(
@@ -336,7 +311,7 @@ class Operations(pyfuse3.Operations):
             # existing file on this way; ESTALE makes it look the path up again, and open.
             raise pyfuse3.FUSEError(errno.ESTALE) from None
         entry = self._handed_out(made)
-        return self._opened(FileHandle(file, writable=True)), entry
+        return self._opened(FileHandle(file, True, ctx.pid)), entry
 
     @answered
     async def read(self, fh: int, off: int, size: int) -> bytes:
@@ -360,12 +335,15 @@ class Operations(pyfuse3.Operations):
     @answered
     async def flush(self, fh: int) -> None:
         handle = self._open[fh]
+        ASKER.set(handle.asker)
         if handle.writable:
             await self._data.run(handle.file.flush)
 
     @answered
     async def fsync(self, fh: int, datasync: bool) -> None:
-        await self._data.run(self._open[fh].file.sync)
+        handle = self._open[fh]
+        ASKER.set(handle.asker)
+        await self._data.run(handle.file.sync)
 
     @answered
     async def release(self, fh: int) -> None:
@@ -375,7 +353,7 @@ class Operations(pyfuse3.Operations):
 
     @answered
     async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> int:
-        return self._directories.add(DirectoryHandle(inode))
+        return self._directories.add(DirectoryHandle(inode, ctx.pid))
 
     @answered
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
@@ -386,6 +364,7 @@ class Operations(pyfuse3.Operations):
         forgotten (KernelCache). Entries kept for the next answer would come too late for that.
         """
         directory = self._directories[fh]
+        ASKER.set(directory.asker)
         cookie = start_id
         if cookie == DirectoryHandle.START:
             directory.rewind()
@@ -419,8 +398,9 @@ class Operations(pyfuse3.Operations):
 
     @answered
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
-        inode = self._directories[fh].inode
-        await self._data.run(lambda: self._files.sync(inode))
+        directory = self._directories[fh]
+        ASKER.set(directory.asker)
+        await self._data.run(lambda: self._files.sync(directory.inode))
 
     # ------------------------------------------------------------------ the end
 

@@ -5,8 +5,9 @@ names and attributes have one, bytes have another, so that slow reads do not kee
 looking a name up. A lane has a bounded number of threads; a call waits for one of them and for its
 work within one deadline.
 
-A thread cannot be stopped half-way through a commit, and is not. When the deadline passes, the
-*answer* is given up on: the kernel is told ETIMEDOUT, the thread goes on and keeps its place in
+A thread cannot be stopped half-way through a commit, and is not. When the deadline passes, or
+whoever waits is to end (fuse/interrupts.py), the *answer* is given up on: the kernel is told
+ETIMEDOUT or EINTR, the thread goes on and keeps its place in
 the lane until it ends. What it then still achieved has to be made known, by the call's `late`: to
 release a handle that nobody will ever close, to have the kernel forget what it believes about a
 name.
@@ -23,6 +24,7 @@ from typing import Generic, TypeVar
 import trio
 
 from cache.errors import CacheError, DeadlineExceeded
+from fuse.interrupts import Interrupted, Interrupts
 
 log = logging.getLogger(__name__)
 
@@ -36,16 +38,23 @@ or None if it raised. A call that never got a thread is over at once, in the loo
 class Lane:
     """Threads for one kind of work. Used from the loop's thread only."""
 
-    def __init__(self, name: str, *, threads: int, deadline_s: float) -> None:
+    def __init__(
+        self, name: str, *, threads: int, deadline_s: float, interrupts: Interrupts
+    ) -> None:
         self.name = name
+        self._interrupts = interrupts
         self._limiter = trio.CapacityLimiter(threads)
         self._deadline_s = deadline_s
 
     async def run(self, call: Callable[[], T], late: Late[T] | None = None) -> T:
-        """The call's result or exception; DeadlineExceeded when there is none in time."""
+        """The call's result or exception; DeadlineExceeded when there is none in time, Interrupted
+        when whoever asked is to end before."""
         errand = _Errand(call, late)
         try:
-            with trio.move_on_after(self._deadline_s):
+            with (
+                trio.move_on_after(self._deadline_s) as scope,
+                self._interrupts.heeded(scope) as wait,
+            ):
                 await trio.to_thread.run_sync(
                     errand.work, abandon_on_cancel=True, limiter=self._limiter
                 )
@@ -53,6 +62,8 @@ class Lane:
             errand.give_up()
             raise
         if errand.give_up():
+            if wait.is_interrupted:
+                raise Interrupted
             raise DeadlineExceeded(f"{self.name}: no result within {self._deadline_s:g} s")
         return errand.answer()
 

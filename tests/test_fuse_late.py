@@ -19,6 +19,7 @@ from cache.changes import Change
 from cache.errors import NameExists
 from cache.records import ROOT, Inode, Kind
 from fuse.handles import FileHandle
+from fuse.interrupts import Interrupts
 from fuse.operations import Operations
 from fuse.threads import Lane
 
@@ -82,8 +83,8 @@ def _operations(cache: SlowCache, kernel: RecordingKernel, deadline_s: float) ->
         cache,  # type: ignore[arg-type]
         cache,  # type: ignore[arg-type]
         kernel,  # type: ignore[arg-type]
-        metadata=Lane("metadata", threads=2, deadline_s=deadline_s),
-        data=Lane("data", threads=2, deadline_s=deadline_s),
+        metadata=Lane("metadata", threads=2, deadline_s=deadline_s, interrupts=Interrupts()),
+        data=Lane("data", threads=2, deadline_s=deadline_s, interrupts=Interrupts()),
         xattrs=None,
     )
 
@@ -141,7 +142,7 @@ def test_no_write_overtakes_one_that_is_late() -> None:
 
     async def main() -> None:
         operations = _operations(cache, kernel, 0.05)
-        fh = operations._open.add(FileHandle(cache, writable=True))  # type: ignore[arg-type]
+        fh = operations._open.add(FileHandle(cache, writable=True, asker=0))  # type: ignore[arg-type]
         await _refused(errno.ETIMEDOUT, operations.write(fh, 0, b"old"))
         await _refused(errno.EIO, operations.write(fh, 0, b"new"))
         cache.go.set()

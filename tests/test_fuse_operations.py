@@ -491,6 +491,11 @@ def test_extended_attributes(here: Path) -> None:
     assert os.listxattr(here) == ["user.of-directory"]
 
 
+def test_a_file_without_a_name_cannot_be_made(here: Path) -> None:
+    """EOPNOTSUPP, on which open(2) tells programs to make a file with a name and unlink it."""
+    refused(errno.EOPNOTSUPP, lambda: os.open(here, os.O_TMPFILE | os.O_RDWR))
+
+
 def test_acls_are_refused_rather_than_stored_and_ignored(here: Path) -> None:
     (here / "file").touch()
     acl = bytes.fromhex("0200000001000600ffffffff04000400ffffffff20000400ffffffff")

@@ -9,12 +9,13 @@ import trio
 import trio.testing
 
 from cache.errors import DeadlineExceeded, NoSuchInode
+from fuse.interrupts import Interrupts
 from fuse.threads import Lane
 
 
 def test_a_result_and_an_error_come_back() -> None:
     async def main() -> None:
-        lane = Lane("test", threads=1, deadline_s=10)
+        lane = Lane("test", threads=1, deadline_s=10, interrupts=Interrupts())
         assert await lane.run(lambda: 42) == 42
         with pytest.raises(NoSuchInode):
             await lane.run(_raise, pytest.fail)
@@ -38,7 +39,7 @@ def test_late_work_is_finished_and_its_result_handed_to_late() -> None:
         over.set()
 
     async def main() -> None:
-        lane = Lane("test", threads=1, deadline_s=0.05)
+        lane = Lane("test", threads=1, deadline_s=0.05, interrupts=Interrupts())
         with pytest.raises(DeadlineExceeded):
             await lane.run(work, too_late)
         assert late == []
@@ -65,7 +66,9 @@ def test_late_work_that_fails_is_reported_without_a_result(
 
     async def main() -> None:
         with pytest.raises(DeadlineExceeded):
-            await Lane("test", threads=1, deadline_s=0.05).run(work, too_late)
+            await Lane("test", threads=1, deadline_s=0.05, interrupts=Interrupts()).run(
+                work, too_late
+            )
         go.set()
 
     trio.run(main)
@@ -80,7 +83,7 @@ def test_work_that_never_got_a_thread_does_not_happen() -> None:
     over: list[object] = []
 
     async def main() -> None:
-        lane = Lane("test", threads=1, deadline_s=0.1)
+        lane = Lane("test", threads=1, deadline_s=0.1, interrupts=Interrupts())
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_expect_late, lane, lambda: go.wait(10))
             await trio.testing.wait_all_tasks_blocked()
@@ -97,8 +100,8 @@ def test_a_hung_call_keeps_its_place_in_the_lane() -> None:
     go = threading.Event()
 
     async def main() -> None:
-        lane = Lane("test", threads=1, deadline_s=0.1)
-        other = Lane("other", threads=1, deadline_s=10)
+        lane = Lane("test", threads=1, deadline_s=0.1, interrupts=Interrupts())
+        other = Lane("other", threads=1, deadline_s=10, interrupts=Interrupts())
         await _expect_late(lane, lambda: go.wait(10))
         await _expect_late(lane, lambda: None)
         assert await other.run(lambda: "served") == "served"
