@@ -11,7 +11,6 @@ The supervisor reads the file once and gives its text to every child, so that al
 from __future__ import annotations
 
 import dataclasses
-import ipaddress
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from node.logs import LogConfig
 from node.stores import StoreConfig, read_store
 from node.supervisor_config import SupervisorConfig
 from node.tables import Place, read, unknown_key
-from s3api.config import AuthConfig, GatewayConfig
+from s3api.config import AuthConfig, GatewayConfig, is_loopback
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,14 +187,6 @@ def _check_auth(config: NodeConfig, place: Place) -> None:
             "other machines; use sigv4 (`forebay keys create`), or accept that anybody may read "
             "and write everything with allow_simple_remote = true",
         )
-
-
-def is_loopback(address: str) -> bool:
-    """True if only this machine can reach the address. A name other than localhost may be one."""
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return address == "localhost"
 
 
 # -------------------------------------------------------------------- showing it

@@ -7,7 +7,6 @@ Runs on the event loop: the key lookup is one read of the index, about 2 microse
 from __future__ import annotations
 
 import hmac
-import ipaddress
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import Protocol
 
 from s3api import sigv4
 from s3api.chunked import Chain
-from s3api.config import AuthConfig
+from s3api.config import AuthConfig, is_loopback
 from s3api.errors import S3Error
 from s3api.form_signature import FormClaim, read_form_claim
 from s3api.oidc import Tokens
@@ -252,11 +251,3 @@ def _named_credential(request: sigv4.Request) -> str | None:
         if name == "Credential":
             return value
     return None
-
-
-def is_loopback(address: str) -> bool:
-    """Whether only this machine can reach an address."""
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return address == "localhost"

@@ -5,6 +5,7 @@ Imports nothing of the door itself: the supervisor reads the settings without lo
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -238,3 +239,11 @@ class AuthConfig:
         for name in ("oidc_keys_fresh_s", "oidc_keys_max_s"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be above 0")
+
+
+def is_loopback(address: str) -> bool:
+    """Whether only this machine can reach an address. A name other than localhost may be any."""
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return address == "localhost"

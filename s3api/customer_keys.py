@@ -12,7 +12,7 @@ import hmac
 from dataclasses import dataclass, field
 
 from cache.frames import KEY_BYTES
-from s3api.auth import is_loopback
+from s3api.config import is_loopback
 from s3api.errors import S3Error
 from s3api.operations import Call
 

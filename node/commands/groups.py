@@ -9,15 +9,22 @@ import typer
 
 from cache.users import Group, User
 from cache.volume import Volume
-from node.commands.options import ConfigOption, JsonOption, print_json, print_table
+from node.commands.options import (
+    ConfigOption,
+    JsonOption,
+    print_json,
+    print_record,
+    print_table,
+    time_text,
+)
 from node.commands.policies import (
     PolicyArgument,
     PolicyFile,
     check_there,
     read_policy,
-    without,
+    with_policy,
+    without_policy,
 )
-from node.commands.users import time_text
 from node.config import load
 from node.volumes import open_volume
 
@@ -78,9 +85,7 @@ def set_policy(
     """
     text = read_policy(file)
     with open_volume(load(config)) as volume:
-        group = volume.users.change_group(
-            name, lambda old: msgspec.structs.replace(old, policies={**old.policies, policy: text})
-        )
+        group = volume.users.change_group(name, lambda old: with_policy(old, policy, text))
         _print(volume, group, as_json)
 
 
@@ -96,11 +101,8 @@ def drop_policy(
     Example: `forebay groups drop-policy readers read-only`
     """
     with open_volume(load(config)) as volume:
-        check_there(volume.users.group(name).policies, policy)
-        group = volume.users.change_group(
-            name,
-            lambda old: msgspec.structs.replace(old, policies=without(old.policies, policy)),
-        )
+        check_there(volume.users.group(name), policy)
+        group = volume.users.change_group(name, lambda old: without_policy(old, policy))
         _print(volume, group, as_json)
 
 
@@ -159,10 +161,4 @@ def _described(volume: Volume, group: Group) -> dict[str, Any]:
 
 
 def _print(volume: Volume, group: Group, as_json: bool) -> None:
-    found = _described(volume, group)
-    if as_json:
-        print_json(found)
-        return
-    for field, value in found.items():
-        text = ", ".join(value) if isinstance(value, list) else str(value)
-        typer.echo(f"{field.replace('_', ' ')}: {text}")
+    print_record(_described(volume, group), as_json)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 
 from cache.users import canonical_id, display_name
-from node.commands.options import ConfigOption, JsonOption, print_json, print_table
+from node.commands.options import ConfigOption, JsonOption, print_json, print_table, time_text
 from node.config import load
 from node.volumes import open_volume
 
@@ -74,7 +73,7 @@ def list_keys(config: ConfigOption = None, as_json: JsonOption = False) -> None:
         print_json(
             {
                 "keys": [
-                    {"access_key": k.access_key, "user": k.user, "created": _time(k.created_ns)}
+                    {"access_key": k.access_key, "user": k.user, "created": time_text(k.created_ns)}
                     for k in keys
                 ]
             }
@@ -82,9 +81,5 @@ def list_keys(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     else:
         print_table(
             ("ACCESS KEY", "USER", "CREATED"),
-            ((k.access_key, k.user, _time(k.created_ns)) for k in keys),
+            ((k.access_key, k.user, time_text(k.created_ns)) for k in keys),
         )
-
-
-def _time(moment_ns: int) -> str:
-    return datetime.fromtimestamp(moment_ns // 10**9, UTC).isoformat().replace("+00:00", "Z")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 
-from node.commands.options import ConfigOption, JsonOption, print_json, print_table
+from node.commands.options import ConfigOption, JsonOption, print_json, print_table, time_text
 from node.config import load
 from node.volumes import open_volume
 
@@ -66,8 +65,8 @@ def list_keys(config: ConfigOption = None, as_json: JsonOption = False) -> None:
                     {
                         "key": k.id,
                         "versions": k.versions,
-                        "created": _time(k.created_ns),
-                        "rotated": _time(k.rotated_ns),
+                        "created": time_text(k.created_ns),
+                        "rotated": time_text(k.rotated_ns),
                     }
                     for k in keys
                 ]
@@ -76,9 +75,8 @@ def list_keys(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     else:
         print_table(
             ("KEY", "VERSIONS", "CREATED", "ROTATED"),
-            ((k.id, str(k.versions), _time(k.created_ns), _time(k.rotated_ns)) for k in keys),
+            (
+                (k.id, str(k.versions), time_text(k.created_ns), time_text(k.rotated_ns))
+                for k in keys
+            ),
         )
-
-
-def _time(moment_ns: int) -> str:
-    return datetime.fromtimestamp(moment_ns // 10**9, UTC).isoformat().replace("+00:00", "Z")

@@ -7,7 +7,8 @@ be added); without it, text for people. Logs and progress go to stderr in both c
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,6 +37,22 @@ JsonOption = Annotated[
 def print_json(answer: dict[str, Any]) -> None:
     """The one line of a command's answer."""
     typer.echo(json.dumps(answer))
+
+
+def print_record(fields: Mapping[str, Any], as_json: bool) -> None:
+    """One thing with its fields, a line each for people."""
+    if as_json:
+        print_json(dict(fields))
+        return
+    for field, value in fields.items():
+        text = ", ".join(value) if isinstance(value, list) else str(value)
+        typer.echo(f"{field.replace('_', ' ')}: {text}")
+
+
+def time_text(moment_ns: int, timespec: str = "seconds") -> str:
+    """A moment as 2024-05-01T12:00:00Z. timespec: as of datetime.isoformat."""
+    moment = datetime.fromtimestamp(moment_ns / 1e9, UTC)
+    return moment.isoformat(timespec=timespec).replace("+00:00", "Z")
 
 
 def readable(name: bytes) -> str:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
+import msgspec
 import typer
 
+from cache.users import Group, User
 from node.errors import ExitCode, OperatorError
 from s3api.policy.documents import MalformedPolicy, read_identity_policy
+
+Holder = TypeVar("Holder", User, Group)
 
 PolicyArgument = Annotated[str, typer.Argument(help="Name of the policy.")]
 PolicyFile = Annotated[
@@ -30,11 +34,18 @@ def read_policy(file: Path) -> bytes:
     return text
 
 
-def check_there(policies: dict[str, bytes], name: str) -> None:
+def check_there(holder: Holder, name: str) -> None:
     """OperatorError if there is no policy of the name."""
-    if name not in policies:
+    if name not in holder.policies:
         raise OperatorError(f"there is no policy {name}", ExitCode.NOT_FOUND)
 
 
-def without(policies: dict[str, bytes], name: str) -> dict[str, bytes]:
-    return {other: text for other, text in policies.items() if other != name}
+def with_policy(holder: Holder, name: str, text: bytes) -> Holder:
+    """The same with a policy, in place of the one that had the name."""
+    return msgspec.structs.replace(holder, policies={**holder.policies, name: text})
+
+
+def without_policy(holder: Holder, name: str) -> Holder:
+    """The same without the policy of the name, if there is one."""
+    kept = {other: text for other, text in holder.policies.items() if other != name}
+    return msgspec.structs.replace(holder, policies=kept)

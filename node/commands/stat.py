@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from datetime import UTC, datetime
 from typing import Any
 
 import typer
@@ -13,7 +12,7 @@ from cache.encryption import Encryption
 from cache.errors import NoSuchKey
 from cache.records import Bucket, Inode, InodeFlag, Kind, ObjectAttributes
 from cache.volume import Volume
-from node.commands.options import ConfigOption, JsonOption, print_json, readable
+from node.commands.options import ConfigOption, JsonOption, print_json, readable, time_text
 from node.commands.paths import PathArgument, Target, parse
 from node.config import load
 from node.volumes import existing_volume
@@ -72,7 +71,7 @@ def _describe(
         "uid": inode.uid,
         "gid": inode.gid,
         "links": inode.nlink,
-        "modified": _time(inode.mtime_ns),
+        "modified": time_text(inode.mtime_ns, "milliseconds"),
         "etag": inode.etag,
         "symlink_target": readable(inode.target),
         "content_type": attributes.content_type,
@@ -113,8 +112,3 @@ def _text(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name}={text}" for name, text in value.items())
     return str(value)
-
-
-def _time(moment_ns: int) -> str:
-    moment = datetime.fromtimestamp(moment_ns / 1e9, UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

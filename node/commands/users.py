@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import msgspec
@@ -10,13 +9,21 @@ import typer
 
 from cache.users import User, canonical_id, display_name
 from cache.volume import Volume
-from node.commands.options import ConfigOption, JsonOption, print_json, print_table
+from node.commands.options import (
+    ConfigOption,
+    JsonOption,
+    print_json,
+    print_record,
+    print_table,
+    time_text,
+)
 from node.commands.policies import (
     PolicyArgument,
     PolicyFile,
     check_there,
     read_policy,
-    without,
+    with_policy,
+    without_policy,
 )
 from node.config import load
 from node.volumes import open_volume
@@ -132,9 +139,7 @@ def set_policy(
     """
     text = read_policy(file)
     with open_volume(load(config)) as volume:
-        user = volume.users.change(
-            name, lambda old: msgspec.structs.replace(old, policies={**old.policies, policy: text})
-        )
+        user = volume.users.change(name, lambda old: with_policy(old, policy, text))
         _print(volume, user, as_json)
 
 
@@ -150,11 +155,8 @@ def drop_policy(
     Example: `forebay users drop-policy alice read-only`
     """
     with open_volume(load(config)) as volume:
-        check_there(volume.users.get(name).policies, policy)
-        user = volume.users.change(
-            name,
-            lambda old: msgspec.structs.replace(old, policies=without(old.policies, policy)),
-        )
+        check_there(volume.users.get(name), policy)
+        user = volume.users.change(name, lambda old: without_policy(old, policy))
         _print(volume, user, as_json)
 
 
@@ -187,15 +189,5 @@ def described(volume: Volume, user: User) -> dict[str, Any]:
     }
 
 
-def time_text(moment_ns: int) -> str:
-    return datetime.fromtimestamp(moment_ns // 10**9, UTC).isoformat().replace("+00:00", "Z")
-
-
 def _print(volume: Volume, user: User, as_json: bool) -> None:
-    found = described(volume, user)
-    if as_json:
-        print_json(found)
-        return
-    for field, value in found.items():
-        text = ", ".join(value) if isinstance(value, list) else str(value)
-        typer.echo(f"{field.replace('_', ' ')}: {text}")
+    print_record(described(volume, user), as_json)
