@@ -31,12 +31,6 @@ async def put_bucket_request_payment(call: Call) -> web.StreamResponse:
     return call.document({})
 
 
-@offers("GetBucketNotificationConfiguration")
-async def get_bucket_notification_configuration(call: Call) -> web.StreamResponse:
-    call.volume.buckets.get(call.bucket)
-    return call.document({})
-
-
 @offers("PutBucketNotificationConfiguration", "NotificationConfiguration")
 async def put_bucket_notification_configuration(call: Call) -> web.StreamResponse:
     call.volume.buckets.get(call.bucket)
@@ -46,61 +40,31 @@ async def put_bucket_notification_configuration(call: Call) -> web.StreamRespons
 
 
 @offers("GetBucketAccelerateConfiguration")
-async def get_bucket_accelerate_configuration(call: Call) -> web.StreamResponse:
+@offers("GetBucketNotificationConfiguration")
+async def get_bucket_empty_configuration(call: Call) -> web.StreamResponse:
     call.volume.buckets.get(call.bucket)
     return call.document({})
 
 
-def _missing(call: Call, code: str) -> web.StreamResponse:
-    call.volume.buckets.get(call.bucket)
-    raise S3Error(code, BucketName=call.bucket)
-
-
 @offers("GetBucketReplication")
 async def get_bucket_replication(call: Call) -> web.StreamResponse:
-    return _missing(call, "ReplicationConfigurationNotFoundError")
+    call.volume.buckets.get(call.bucket)
+    raise S3Error("ReplicationConfigurationNotFoundError", BucketName=call.bucket)
 
 
 @offers("GetBucketMetricsConfiguration", "Id")
-async def get_bucket_metrics_configuration(call: Call) -> web.StreamResponse:
-    return _missing(call, "NoSuchConfiguration")
-
-
 @offers("GetBucketAnalyticsConfiguration", "Id")
-async def get_bucket_analytics_configuration(call: Call) -> web.StreamResponse:
-    return _missing(call, "NoSuchConfiguration")
-
-
 @offers("GetBucketInventoryConfiguration", "Id")
-async def get_bucket_inventory_configuration(call: Call) -> web.StreamResponse:
-    return _missing(call, "NoSuchConfiguration")
-
-
 @offers("GetBucketIntelligentTieringConfiguration", "Id")
-async def get_bucket_intelligent_tiering_configuration(call: Call) -> web.StreamResponse:
-    return _missing(call, "NoSuchConfiguration")
+async def get_bucket_named_configuration(call: Call) -> web.StreamResponse:
+    call.volume.buckets.get(call.bucket)
+    raise S3Error("NoSuchConfiguration", BucketName=call.bucket)
 
 
 @offers("ListBucketMetricsConfigurations", "ContinuationToken")
-async def list_bucket_metrics_configurations(call: Call) -> web.StreamResponse:
-    return _nothing(call)
-
-
 @offers("ListBucketAnalyticsConfigurations", "ContinuationToken")
-async def list_bucket_analytics_configurations(call: Call) -> web.StreamResponse:
-    return _nothing(call)
-
-
 @offers("ListBucketInventoryConfigurations", "ContinuationToken")
-async def list_bucket_inventory_configurations(call: Call) -> web.StreamResponse:
-    return _nothing(call)
-
-
 @offers("ListBucketIntelligentTieringConfigurations", "ContinuationToken")
-async def list_bucket_intelligent_tiering_configurations(call: Call) -> web.StreamResponse:
-    return _nothing(call)
-
-
-def _nothing(call: Call) -> web.StreamResponse:
+async def list_bucket_named_configurations(call: Call) -> web.StreamResponse:
     call.volume.buckets.get(call.bucket)
     return call.document({"IsTruncated": False})
