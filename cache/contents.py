@@ -25,8 +25,9 @@ import xxhash
 from cache import disk, extents, metrics
 from cache.config import MIB
 from cache.disk import SegmentFile
-from cache.errors import CacheError, ExtentCorrupt, StaleContent
+from cache.errors import CacheError, CacheFull, ExtentCorrupt, StaleContent
 from cache.index import Index, Table, Txn
+from cache.namespace import key_bytes
 from cache.records import ZEROS, Extent, Inode, InodeFlag, Kind
 from cache.segments import ActiveSegment, Reservation, Segments, SegmentStream
 
@@ -63,10 +64,6 @@ class Filler(Protocol):
     def stream(self, inode: Inode, start: int, stop: int) -> Iterator[bytes]:
         """Yield exactly the bytes [start, stop) of this version, and keep them if there is room.
         StaleContent when the store has them no more."""
-
-
-def inode_key(inode: int) -> bytes:
-    return inode.to_bytes(8, "big")
 
 
 def is_dirty(inode: Inode) -> bool:
@@ -185,23 +182,43 @@ class Staged:
             reservation.release()
 
 
+def stage(
+    staged: Staged | None, chunk: bytes | bytearray | memoryview, *, needed: bool
+) -> Staged | None:
+    """Append to the copy that is made here, if one is made still; what there is of it then.
+
+    needed: False if the store gets every byte anyway, so that a body goes on without a copy when
+    there is no room for it. CacheFull, as Staged.write.
+    """
+    if staged is None:
+        return None
+    try:
+        staged.write(chunk)
+    except CacheFull:
+        if needed:
+            raise
+        staged.release()
+        return None
+    return staged
+
+
 def publish(txn: Txn, inode: Inode, staged: Staged) -> InodeFlag:
     """Make the staged body all of the inode's bytes; the flags that the inode must have then."""
     flags = InodeFlag(inode.flags) & ~InodeFlag.INLINE
     extents.drop(txn, inode.id)
     if staged.inline is not None:
         if staged.size:
-            txn.put(Table.INLINE, inode_key(inode.id), staged.inline)
+            txn.put(Table.INLINE, key_bytes(inode.id), staged.inline)
             flags |= InodeFlag.INLINE
     else:
-        txn.delete(Table.INLINE, inode_key(inode.id))
+        txn.delete(Table.INLINE, key_bytes(inode.id))
         extents.attach(txn, inode.id, staged.extents(inode.revision))
     return flags
 
 
 def drop_bytes(txn: Txn, inode: int) -> None:
     """Forget all cached bytes of an inode."""
-    txn.delete(Table.INLINE, inode_key(inode))
+    txn.delete(Table.INLINE, key_bytes(inode))
     extents.drop(txn, inode)
 
 
@@ -226,7 +243,7 @@ class Contents:
         if inode.kind == Kind.SYMLINK:
             return Snapshot(self, inode, inode.target, [], {})
         inline = (
-            txn.get(Table.INLINE, inode_key(inode.id)) if inode.flags & InodeFlag.INLINE else None
+            txn.get(Table.INLINE, key_bytes(inode.id)) if inode.flags & InodeFlag.INLINE else None
         )
         found = [] if inline is not None else extents.overlapping(txn, inode.id)
         files: dict[int, SegmentFile] = {}
@@ -241,7 +258,7 @@ class Contents:
         while True:
             try:
                 with self._index.read() as txn:
-                    record = txn.record(Table.INODES, inode_key(inode), Inode)
+                    record = txn.record(Table.INODES, key_bytes(inode), Inode)
                     return None if record is None else self.snapshot(txn, record)
             except FileNotFoundError:
                 continue  # a segment was reclaimed under us: the index has newer places

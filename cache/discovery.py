@@ -280,14 +280,7 @@ class Discovery:
             directories, last = names.split_key(key)
             if self._leads_to_ours(txn, bucket.root, directories, asked_ns):
                 return
-            parent = namespace.make_directories(
-                txn,
-                bucket.root,
-                directories,
-                mode=self._config.directory_mode,
-                uid=self._config.default_uid,
-                gid=self._config.default_gid,
-            )
+            parent = namespace.make_directories(txn, bucket.root, directories, self._config)
             if self._is_ours(txn, parent, last, asked_ns):
                 namespace.prune(txn, bucket.root, parent)
             elif namespace.in_the_way(txn, Place(bucket.root, parent, last), None) is None:

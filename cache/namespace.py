@@ -17,6 +17,7 @@ import msgspec
 
 from cache import dirty, names
 from cache.changes import Change
+from cache.config import CacheConfig
 from cache.errors import InvalidKey, NameTooLong, NoSuchInode, NotADirectory
 from cache.index import Table, Txn
 from cache.records import (
@@ -247,9 +248,7 @@ def bucket_of(txn: Txn, parent: int) -> int:
 # ------------------------------------------------------------------------------------ changing
 
 
-def make_directories(
-    txn: Txn, root: int, directories: list[bytes], *, mode: int, uid: int, gid: int
-) -> int:
+def make_directories(txn: Txn, root: int, directories: list[bytes], config: CacheConfig) -> int:
     """Walk to the last directory, adding implicit ones where they are missing; its inode id."""
     parent = root
     for name in directories:
@@ -259,7 +258,13 @@ def make_directories(
             continue
         above = get(txn, parent)
         inode = msgspec.structs.replace(
-            new_inode(txn, Kind.DIRECTORY, mode=mode, uid=uid, gid=gid),
+            new_inode(
+                txn,
+                Kind.DIRECTORY,
+                mode=config.directory_mode,
+                uid=config.default_uid,
+                gid=config.default_gid,
+            ),
             explicit=False,
             # What was never listed may exist in the store; below a known directory it cannot.
             listed_ns=time.time_ns() if above.listed_ns else 0,

@@ -10,8 +10,8 @@ import queue
 import threading
 from collections.abc import Callable, Iterator
 
-from cache.contents import Staged
-from cache.errors import CacheFull, InvalidPart, NoSuchUpload, StoreNotFound
+from cache.contents import Staged, stage
+from cache.errors import InvalidPart, NoSuchUpload, StoreNotFound
 from cache.records import Part
 from cache.stores.base import PartUpload
 
@@ -95,14 +95,7 @@ class PartWriter:
         self._written += len(chunk)
         if self._written > self._size_bytes:
             raise InvalidPart(f"part {self._number} is longer than announced")
-        if self._staged is not None:
-            try:
-                self._staged.write(chunk)
-            except CacheFull:
-                if self._pump is None:
-                    raise
-                self._staged.release()
-                self._staged = None
+        self._staged = stage(self._staged, chunk, needed=self._pump is None)
         if self._pump is not None:
             self._pump.push(bytes(chunk))
 

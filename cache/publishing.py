@@ -162,14 +162,7 @@ class Publisher:
         bucket was removed since it was looked up."""
         self.present(txn, bucket)
         directories, last = names.split_key(key)
-        parent = namespace.make_directories(
-            txn,
-            bucket.root,
-            directories,
-            mode=self._config.directory_mode,
-            uid=self._config.default_uid,
-            gid=self._config.default_gid,
-        )
+        parent = namespace.make_directories(txn, bucket.root, directories, self._config)
         return Place(bucket.root, parent, last)
 
     def publish(

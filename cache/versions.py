@@ -300,14 +300,8 @@ class Versions:
         return f"{_TIME_MAX - made_ns:016x}" + (_NULL_TAIL if null else secrets.token_hex(8))
 
     def _make_place(self, txn: Txn, bucket: Bucket, key: bytes, leaf: Leaf) -> Place:
-        parent = namespace.make_directories(
-            txn,
-            bucket.root,
-            [names.VERSIONS, *names.split_key(key)[0]],
-            mode=self._config.directory_mode,
-            uid=self._config.default_uid,
-            gid=self._config.default_gid,
-        )
+        directories = [names.VERSIONS, *names.split_key(key)[0]]
+        parent = namespace.make_directories(txn, bucket.root, directories, self._config)
         return Place(bucket.root, parent, leaf.dentry_name)
 
     def _set_aside(
@@ -356,14 +350,7 @@ class Versions:
         if newest is None or newest.leaf.is_marker:
             return ()
         directories, last = names.split_key(key)
-        parent = namespace.make_directories(
-            txn,
-            bucket.root,
-            directories,
-            mode=self._config.directory_mode,
-            uid=self._config.default_uid,
-            gid=self._config.default_gid,
-        )
+        parent = namespace.make_directories(txn, bucket.root, directories, self._config)
         place = Place(bucket.root, parent, last)
         inode = namespace.get(txn, newest.inode)
         old = newest.place

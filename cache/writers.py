@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from cache import contents as bytes_of
-from cache.contents import Staged
-from cache.errors import CacheError, CacheFull, StoreUnavailable
+from cache.contents import Staged, stage
+from cache.errors import CacheError, StoreUnavailable
 from cache.index import Txn
 from cache.namespace import Place
 from cache.persist import Persister
@@ -60,15 +60,7 @@ class ObjectWriter:
     def write(self, chunk: bytes | bytearray | memoryview) -> None:
         """Append; the chunk may be reused afterwards. CacheFull when there is no room here and
         the store does not get the bytes either; a StoreError when it refuses them."""
-        if self._staged is not None:
-            try:
-                self._staged.write(chunk)
-            except CacheFull:
-                if self._upload is None:
-                    raise
-                # The store has every byte anyway: go on without a copy here.
-                self._staged.release()
-                self._staged = None
+        self._staged = stage(self._staged, chunk, needed=self._upload is None)
         if self._upload is not None:
             self._upload.write(chunk)
         self._size += len(chunk)
