@@ -84,6 +84,15 @@ class Files:
         with self._index.read() as txn:
             return namespace.get(txn, inode)
 
+    def names_of(self, inode: int) -> list[tuple[int, bytes]]:
+        """All (parent, name) of a file; none if it has none any more."""
+        with self._index.read() as txn:
+            try:
+                found = namespace.get(txn, inode)
+            except NoSuchInode:
+                return []
+            return namespace.links(txn, found) if found.nlink else []
+
     def known(self, parent: int, name: bytes) -> bool:
         """Whether lookup() answers for this name without asking the store."""
         with self._index.read() as txn:

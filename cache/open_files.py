@@ -123,6 +123,9 @@ class OpenFiles:
         with self._opened(inode) as file:
             return file.truncate(size)
 
+    def is_open(self, inode: int) -> bool:
+        return inode in self._open
+
     def size_of(self, inode: Inode) -> Inode:
         """The attributes with what is written and not published yet."""
         file = self._open.get(inode.id)
@@ -275,7 +278,7 @@ class OpenFile:
     def _admit(self, length: int) -> None:
         self._unadmitted += length
         if self._unadmitted >= _ADMIT_EVERY_BYTES:
-            self._shared.admission.admit()
+            self._shared.admission.admit_patiently()
             self._unadmitted = 0
 
     def _extend(self, size: int) -> None:

@@ -61,3 +61,14 @@ def of_nothing() -> pyfuse3.EntryAttributes:
     entry.st_ino = pyfuse3.InodeT(0)
     entry.entry_timeout = FOREVER_S
     return entry
+
+
+def unprivileged(inode: Inode) -> int | None:
+    """The mode without set-user-ID, and without set-group-ID where that is for executing; None if
+    there is nothing to take away (setattr_should_drop_suidgid in the kernel)."""
+    if inode.kind != Kind.FILE:
+        return None
+    mode = inode.mode & ~stat.S_ISUID
+    if mode & stat.S_IXGRP:
+        mode &= ~stat.S_ISGID
+    return None if mode == inode.mode else mode

@@ -41,6 +41,7 @@ from fuse.handles import DirectoryHandle, FileHandle, Handles, LookupCounts, Str
 from fuse.interrupts import ASKER
 from fuse.kernel import KernelCache
 from fuse.links import Removals
+from fuse.refusals import Refusals
 from fuse.threads import Lane
 
 T = TypeVar("T")
@@ -80,8 +81,9 @@ class Operations(pyfuse3.Operations):
         self._xattrs = xattrs
         self._lookups = LookupCounts()
         self._open: Handles[FileHandle] = Handles()
-        self._stragglers = Stragglers()
         self._directories: Handles[DirectoryHandle] = Handles()
+        self._stragglers = Stragglers()
+        self._refusals = Refusals(files, open_files, kernel)
         self._removals = Removals()
         self.greeted = trio.Event()
         """Set when the kernel and we have agreed on the protocol (FUSE_INIT)."""
@@ -328,8 +330,10 @@ class Operations(pyfuse3.Operations):
         over = threading.Event()
         try:
             return await self._data.run(lambda: file.write(off, buf), lambda _: over.set())
-        except DeadlineExceeded:
-            self._stragglers.add(file, over)
+        except CacheError as exc:
+            self._refusals.note(file)
+            if isinstance(exc, DeadlineExceeded):
+                self._stragglers.add(file, over)
             raise
 
     @answered
@@ -347,7 +351,14 @@ class Operations(pyfuse3.Operations):
 
     @answered
     async def release(self, fh: int) -> None:
-        await self._data.run(self._open.remove(fh).file.release)
+        file = self._open.remove(fh).file
+        try:
+            await self._data.run(file.release)
+        except CacheError:
+            self._refusals.note(file)
+            raise
+        finally:
+            self._refusals.closed(file)
 
     # ------------------------------------------------------------------ directories
 
@@ -508,7 +519,7 @@ class Operations(pyfuse3.Operations):
         """In a thread: open(2) with O_TRUNC. The kernel leaves it to us, and with it to take
         set-user-ID bits away; the answer to open carries no mode, so the kernel must hear of it.
         """
-        mode = _unprivileged(self._open_files.truncate(inode, 0))
+        mode = attributes.unprivileged(self._open_files.truncate(inode, 0))
         if mode is not None and not privileged:
             self._files.set_attributes(inode, SetAttributes(mode=mode))
             self._kernel.forget_soon([Change(0, b"", inode)])
@@ -568,14 +579,3 @@ def _release_late(file: OpenFile | None) -> None:
     """Close what nobody waits for any more."""
     if file is not None:
         file.release()
-
-
-def _unprivileged(inode: Inode) -> int | None:
-    """The mode without set-user-ID, and without set-group-ID where that is for executing; None if
-    there is nothing to take away (setattr_should_drop_suidgid in the kernel)."""
-    if inode.kind != Kind.FILE:
-        return None
-    mode = inode.mode & ~stat.S_ISUID
-    if mode & stat.S_IXGRP:
-        mode &= ~stat.S_ISGID
-    return None if mode == inode.mode else mode

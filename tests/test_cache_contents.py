@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from cache import disk, eviction, extents
+from cache import admission, disk, eviction, extents
 from cache.config import MIB, CacheDirectory
 from cache.errors import CacheFull, DirtyLimit, ExtentCorrupt, OutOfSpace
 from cache.records import SegmentRecord, SegmentState
@@ -185,9 +187,11 @@ def test_a_working_set_larger_than_the_cache_works(tmp_path: Path) -> None:
         volume.close()
 
 
+LIMITS = {"dirty_soft_limit": 0.2, "dirty_hard_limit": 0.3}
+
+
 def test_dirty_bytes_are_bounded(tmp_path: Path) -> None:
-    limits = {"dirty_soft_limit": 0.2, "dirty_hard_limit": 0.3}
-    volume = TestVolume(tmp_path, capacity_bytes=16 * MIB, **limits)
+    volume = TestVolume(tmp_path, capacity_bytes=16 * MIB, **LIMITS)
     try:
         held = 0
         while volume.volume.queue.backlog().dirty_bytes < 16 * MIB * 0.3:
@@ -201,6 +205,49 @@ def test_dirty_bytes_are_bounded(tmp_path: Path) -> None:
         volume.put(b"again", some_bytes(BIG))
         for number in range(1, held):
             assert volume.get(b"%d" % number) == some_bytes(BIG, number)
+    finally:
+        volume.close()
+
+
+def fill_to_the_hard_limit(volume: TestVolume) -> None:
+    for number in range(1000):
+        if volume.volume.queue.backlog().dirty_bytes >= volume.volume.admission.hard_bytes:
+            return
+        volume.put(b"%d" % number, some_bytes(BIG, number))
+
+
+def test_at_the_limit_the_mount_waits_while_the_store_makes_way(tmp_path: Path) -> None:
+    volume = TestVolume(tmp_path, capacity_bytes=16 * MIB, **LIMITS)
+    try:
+        volume.create(b"file")
+        fill_to_the_hard_limit(volume)
+        with ThreadPoolExecutor() as pool:
+            writing = pool.submit(volume.write, b"file", b"x")
+            volume.drain()
+            writing.result(timeout=10)
+        assert volume.read(b"file") == b"x"
+    finally:
+        volume.close()
+
+
+def test_at_the_limit_the_mount_refuses_when_the_store_makes_no_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admission, "_PATIENCE_S", 0.3)
+    volume = TestVolume(tmp_path, capacity_bytes=16 * MIB, **LIMITS)
+    try:
+        volume.create(b"file")
+        fill_to_the_hard_limit(volume)
+        begun = time.monotonic()
+        with pytest.raises(DirtyLimit):
+            volume.write(b"file", b"x")
+        waited = time.monotonic()
+        monkeypatch.setattr(admission, "_PATIENCE_S", 30.0)  # which the next one does not have
+        with pytest.raises(DirtyLimit):
+            volume.write(b"file", b"x")
+        assert waited - begun >= 0.3
+        volume.drain()
+        volume.write(b"file", b"x")
     finally:
         volume.close()
 

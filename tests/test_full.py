@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import os
 import random
 import sys
 import time
@@ -137,6 +138,32 @@ def used_bytes(node: RunningNode) -> int:
         with contextlib.suppress(FileNotFoundError):  # reclaimed since
             total += path.stat().st_size
     return total
+
+
+@pytest.mark.timeout(120)
+def test_what_the_kernel_could_not_hand_over_is_not_shown_either(tmp_path: Path) -> None:
+    """write(2) only fills the kernel's pages. Where there is no room for them here, close(2) says
+    so, and the mount shows afterwards what S3 shows."""
+    with running_node(
+        tmp_path,
+        cache={"capacity_bytes": "32MiB", "segment_bytes": "4MiB"},
+        stores={"main": {"type": "posix", "path": str(tmp_path / "store")}},
+        buckets=[{"name": BUCKET, "store": "main"}],
+        node={"gateways": 1},
+    ) as node:
+        doors = Doors(node)
+        doors.write("large", b"before")
+        path = doors.directory / "large"
+        descriptor = os.open(path, os.O_WRONLY)
+        with pytest.raises(OSError, match="No space") as refused:  # noqa: PT012  by which of them
+            try:
+                for number in range(16):
+                    os.write(descriptor, content(str(number), 4 * MIB))
+            finally:
+                os.close(descriptor)
+        assert refused.value.errno == errno.ENOSPC
+        poll("the mount shows other bytes", lambda: doors.read("large") == doors.get("large"), 10)
+        assert_nobody_died(node)
 
 
 def test_a_burst_makes_room_at_once(tmp_path: Path) -> None:
