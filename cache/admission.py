@@ -64,6 +64,10 @@ class Admission:
             self._impatient_until = now + _PATIENCE_S
         self.admit()
 
+    def slows(self) -> bool:
+        """Whether admit() would pause or refuse now. Does not block."""
+        return self._used_bytes() > self.soft_bytes
+
     def _used_bytes(self) -> int:
         with self._index.read() as txn:
             return dirty.dirty_bytes(txn)

@@ -51,6 +51,12 @@ class SetAttributes:
     mtime_ns: int | None = None
     ctime_ns: int | None = None
 
+    @property
+    def only_mtime(self) -> bool:
+        """Nothing but the time of the last write, and with it that of the change."""
+        others = (self.mode, self.uid, self.gid, self.atime_ns)
+        return self.mtime_ns is not None and others == (None, None, None, None)
+
 
 @dataclass(frozen=True, slots=True)
 class Statfs:

@@ -38,6 +38,7 @@ _OVERLAY_MAX = 2048
 _ADMIT_EVERY_BYTES = 8 << 20
 _SNAPSHOT_AGE_S = 1.0
 _READ_AHEAD_MAX = 32 << 20
+_LOOKED_UP_AT_ONCE_MAX = 16 << 20
 
 
 class OpenFiles:
@@ -131,6 +132,23 @@ class OpenFiles:
         file = self._open.get(inode.id)
         return inode if file is None else file.attributes(inode)
 
+    def release_now(self, file: OpenFile) -> bool:
+        """As release, where nothing is left to publish. Never blocks; False: nothing was done."""
+        with self._lock:
+            if file.users == 1:
+                if file.may_change():
+                    return False
+                self._open.pop(file.inode_id, None)
+                file.give_up()
+            file.users -= 1
+            return True
+
+    def set_mtime_now(self, inode: int, mtime_ns: int) -> bool:
+        """Give a file with unpublished bytes the time that it is to have; its publication, which
+        is to come, makes that durable. Never blocks; False: nothing was done, use set_mtime."""
+        file = self._open.get(inode)
+        return file is not None and file.set_mtime_now(mtime_ns)
+
     def set_mtime(self, inode: int, mtime_ns: int) -> None:
         """The time that the next publication of an open file gives it; Files.set_attributes is
         for what is published. Without it, closing a file would undo a utimens(2)."""
@@ -169,25 +187,34 @@ class OpenFile:
 
     # ------------------------------------------------------------------ reading
 
-    def cached(self, start: int, length: int) -> bytes | None:
-        """The bytes, if they are in memory: never blocks. None: call read() in a thread."""
+    def cached(self, start: int, room: memoryview) -> memoryview | None:
+        """The bytes from `start` on, as far as `room` goes, if they are in memory: never blocks.
+        What is returned may lie in `room`. None: call read() in a thread."""
         if not self._lock.acquire(blocking=False):
             return None
         try:
-            stop = min(self._size, start + length)
+            stop = min(self._size, start + len(room))
             if start >= stop:
-                return b""
+                return room[:0]
             if self._image is not None:
-                return bytes(self._image[start:stop])
-            snapshot = self._snapshot
-            if self._overlay or snapshot is None or time.monotonic() > self._snapshot_until:
+                return memoryview(bytes(self._image[start:stop]))
+            if self._overlay or not self._has_snapshot():
                 return None
-            pieces = snapshot.cached(start, stop)
+            assert self._snapshot is not None
+            pieces = self._snapshot.cached(start, stop)
         finally:
             self._lock.release()
         if pieces is None:
             return None
-        return _read_nowait(pieces)
+        return _read_nowait(pieces, room)
+
+    def _has_snapshot(self) -> bool:
+        """Whether what is published is known, or could be looked up at once: a large file has
+        thousands of extents."""
+        if self._size <= _LOOKED_UP_AT_ONCE_MAX:
+            self._current_snapshot()
+            return True
+        return self._snapshot is not None and time.monotonic() <= self._snapshot_until
 
     def read(self, start: int, length: int) -> bytes:
         """Up to length bytes from `start`; shorter only at the end of the file. Blocks, may fetch.
@@ -251,6 +278,19 @@ class OpenFile:
                 self._ahead_stop = end
 
     # ------------------------------------------------------------------ writing
+
+    def write_now(self, start: int, data: bytes) -> bool:
+        """As write, for a file so small that it stays in memory until it is published. Never
+        blocks; False: nothing was done."""
+        if start + len(data) > INLINE_MAX or not self._lock.acquire(blocking=False):
+            return False
+        try:
+            if self._image is None or self._shared.admission.slows():
+                return False
+            self.write(start, data)
+            return True
+        finally:
+            self._lock.release()
 
     def write(self, start: int, data: bytes) -> int:
         """Write at `start`; zeros fill a gap behind the end. Blocks. OutOfSpace classes."""
@@ -341,6 +381,24 @@ class OpenFile:
         if self._run is not None:
             self._run.trim()
             self._run = None
+
+    def set_mtime_now(self, mtime_ns: int) -> bool:
+        """See OpenFiles.set_mtime_now."""
+        if not self._lock.acquire(blocking=False):
+            return False
+        try:
+            if self._changed:
+                self._mtime_ns = mtime_ns
+            return self._changed
+        finally:
+            self._lock.release()
+
+    def may_change(self) -> bool:
+        """Whether something is to be published, or somebody is just writing."""
+        if not self._lock.acquire(blocking=False):
+            return True
+        self._lock.release()
+        return self._changed
 
     def set_mtime(self, mtime_ns: int) -> None:
         """See OpenFiles.set_mtime."""
@@ -483,6 +541,15 @@ class OpenFile:
         inode = self.publish()
         self._persist(inode)
 
+    def flush_now(self) -> bool:
+        """As flush, where nothing is to be published and no store to be waited for. Never blocks;
+        False: nothing was done."""
+        if self.may_change():
+            return False
+        with self._shared.index.read() as txn:
+            inode = namespace.get(txn, self.inode_id)
+        return not through_places(self._shared.index, self._shared.buckets, inode)
+
     def sync(self) -> None:
         """fsync(2), as flush."""
         self.flush()
@@ -495,6 +562,10 @@ class OpenFile:
         """One open less; see OpenFiles.release."""
         self._shared.release(self)
 
+    def release_now(self) -> bool:
+        """See OpenFiles.release_now."""
+        return self._shared.release_now(self)
+
 
 def _changing(txn: Txn, inode_id: int) -> Inode:
     """The inode whose bytes are about to change. ObjectLocked: it may have been since it was
@@ -504,16 +575,17 @@ def _changing(txn: Txn, inode_id: int) -> Inode:
     return namespace.forget_checksums(txn, inode)
 
 
-def _read_nowait(pieces: list[FileRange | bytes]) -> bytes | None:
-    """All pieces, if the page cache has them."""
-    parts: list[bytes | bytearray] = []
+def _read_nowait(pieces: list[FileRange | bytes], room: memoryview) -> memoryview | None:
+    """All pieces, put into `room`, if the page cache has them."""
+    end = 0
     for piece in pieces:
         if isinstance(piece, bytes):
-            parts.append(piece)
+            room[end : end + len(piece)] = piece
+            end += len(piece)
             continue
-        buffer = bytearray(piece.length)
+        part = room[end : end + piece.length]
         try:
-            count = os.preadv(piece.file.fileno(), [buffer], piece.offset, os.RWF_NOWAIT)
+            count = os.preadv(piece.file.fileno(), [part], piece.offset, os.RWF_NOWAIT)
         except BlockingIOError:
             return None
         except OSError as exc:
@@ -522,5 +594,5 @@ def _read_nowait(pieces: list[FileRange | bytes]) -> bytes | None:
             raise
         if count != piece.length:
             return None
-        parts.append(buffer)
-    return parts[0] if len(parts) == 1 and isinstance(parts[0], bytes) else b"".join(parts)
+        end += count
+    return room[:end]

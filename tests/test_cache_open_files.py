@@ -174,6 +174,44 @@ def test_two_openers_share_one_file(box: TestVolume) -> None:
     assert files.held() == set()
 
 
+def test_what_can_be_done_without_waiting_is_what_waiting_would_have_done(box: TestVolume) -> None:
+    inode = box.create(b"f")
+    files = box.volume.open_files
+    one, other = files.open(inode.id, write=True), files.open(inode.id, write=True)
+    assert one.flush_now()
+    assert not one.write_now(1, bytes(INLINE_MAX))
+    assert not files.set_mtime_now(inode.id, 5)
+    assert one.write_now(3, b"abc")
+    assert files.set_mtime_now(inode.id, 5)
+    assert other.cached(0, memoryview(bytearray(100))) == b"\0\0\0abc"
+    assert box.get(b"f") == b""
+    assert not one.flush_now()
+    one.flush()
+    assert box.get(b"f") == b"\0\0\0abc"
+    assert box.volume.files.get(inode.id).mtime_ns == 5
+    assert one.write_now(0, b"xyz")
+    assert one.release_now()
+    assert files.held() == {inode.id}
+    assert not other.release_now()
+    other.release()
+    assert files.held() == set()
+    assert box.get(b"f") == b"xyzabc"
+
+
+def test_the_last_close_of_an_unchanged_file_waits_for_nothing(box: TestVolume) -> None:
+    file = box.volume.open_files.open(box.create(b"f").id, write=True)
+    assert file.release_now()
+    assert box.volume.open_files.held() == set()
+
+
+def test_in_write_through_a_close_waits_for_what_is_queued(through: TestVolume) -> None:
+    file = through.volume.open_files.open(through.create(b"f").id, write=True)
+    assert not file.flush_now()
+    file.flush()
+    assert file.flush_now()
+    file.release()
+
+
 def test_a_crash_loses_what_was_not_flushed_and_nothing_else(box: TestVolume) -> None:
     inode = box.create(b"f")
     file = box.volume.open_files.open(inode.id, write=True)

@@ -18,6 +18,7 @@ import pytest
 
 from cache.files import Files
 from cache.records import Inode, Kind
+from cache.renames import Renames
 from cache.stores.base import Store
 from fuse.links import Removals
 from tests.support.mount import Mounted, mounted, requires_fuse
@@ -70,8 +71,8 @@ def with_holds(store: Store, home: Path) -> Store:
 
         return call
 
-    for point in ("unlink", "rename", "set_attributes"):
-        setattr(Files, point, held(getattr(Files, point), Hold(home, point)))
+    for owner, point in ((Files, "unlink"), (Renames, "rename"), (Files, "set_attributes")):
+        setattr(owner, point, held(getattr(owner, point), Hold(home, point)))
     return store
 
 
