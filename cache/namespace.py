@@ -323,6 +323,21 @@ def _leave_behind(txn: Txn, parent: int, name: bytes, inode: Inode) -> Inode:
     return msgspec.structs.replace(inode, stored=stored)
 
 
+def keep_above(txn: Txn, inode: Inode) -> None:
+    """Keep the removed directories above one, by its name and in the store: an entry was queued
+    for it just now, later than they were removed, and needs their path (cache/recovery.py)."""
+    sequence = dirty.last_sequence(txn)
+    waiting = [inode]
+    while waiting:
+        below = waiting.pop()
+        above = {below.parent, *([below.stored.parent] if below.stored is not None else [])}
+        for key in (key_bytes(number) for number in above):
+            found = txn.record(Table.INODES, key, Inode)
+            if found is not None and txn.get(Table.ORPHANS, key) not in (None, sequence):
+                txn.put(Table.ORPHANS, key, sequence)
+                waiting.append(found)
+
+
 def _lead(txn: Txn, inode: Inode, name: tuple[int, bytes]) -> Inode:
     """Make another name of a file the one that leads to its bytes in the store: they move there
     before the old place is written or removed, as after a rename."""

@@ -390,3 +390,4 @@ class Reconciler:
             dirty.mark(txn, place.bucket, above.stored.parent, above.stored.name, 0)
         else:
             dirty.mark(txn, place.bucket, above.parent, above.name, 0)
+        namespace.keep_above(txn, above)

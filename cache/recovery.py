@@ -73,15 +73,14 @@ class Reaper:
 
     def _reap(self, held: set[int]) -> int:
         with self._index.read() as txn:
-            first = next(txn.scan(Table.QUEUE), None)
+            first = _first_queued(txn)
             found: set[int] = set()
             for key, sequence in txn.scan(Table.ORPHANS):
                 number = int.from_bytes(key, "big")
                 if number in held:
                     continue
                 inode = txn.record(Table.INODES, key, Inode)
-                # Queue entries below a removed directory need its path until they are done.
-                if inode is not None and inode.is_dir and first and first[0] < sequence:
+                if inode is not None and _leads_to_queued(inode, sequence, first):
                     continue
                 found.add(number)
                 if len(found) >= 16 * _BATCH:
@@ -95,13 +94,29 @@ class Reaper:
 
     @staticmethod
     def _discard_all(txn: Txn, batch: list[int]) -> None:
+        first = _first_queued(txn)
         for number in batch:
-            inode = txn.record(Table.INODES, namespace.key_bytes(number), Inode)
+            key = namespace.key_bytes(number)
+            inode = txn.record(Table.INODES, key, Inode)
             if inode is None:
-                txn.delete(Table.ORPHANS, namespace.key_bytes(number))
-            elif inode.nlink == 0 and not dirty.waits_below(txn, number):
+                txn.delete(Table.ORPHANS, key)
+                continue
+            # Once more: a name may have been queued below it since.
+            needed = _leads_to_queued(inode, txn.get(Table.ORPHANS, key) or b"", first)
+            if inode.nlink == 0 and not needed and not dirty.waits_below(txn, number):
                 bytes_of.drop_bytes(txn, number)
                 namespace.discard(txn, inode)
+
+
+def _first_queued(txn: Txn) -> bytes | None:
+    row = next(txn.scan(Table.QUEUE), None)
+    return None if row is None else row[0]
+
+
+def _leads_to_queued(inode: Inode, sequence: bytes, first: bytes | None) -> bool:
+    """Whether an entry of the queue may still need the path of a removed directory, because it is
+    older than the sequence noted with it (namespace.keep_above)."""
+    return inode.is_dir and first is not None and first < sequence
 
 
 @dataclass(slots=True)

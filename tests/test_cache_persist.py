@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -271,6 +273,32 @@ def test_a_directory_whose_removal_overtakes_that_of_its_children_goes_in_the_en
         box.volume.persister.persist(place)
     box.drain()
     assert tree(box) == {}
+
+
+def test_deep_trees_that_go_while_the_store_follows_are_gone_there_too(box: TestVolume) -> None:
+    """Whoever overtakes whom: a removed directory is forgotten only when nothing needs its path."""
+    stop = threading.Event()
+
+    def again_and_again(work: Callable[[], object]) -> None:
+        while not stop.wait(0.001):
+            work()
+
+    works = [lambda: box.volume.queue.run_once(hurry=True), box.reap]
+    threads = [threading.Thread(target=again_and_again, args=(work,)) for work in works]
+    for thread in threads:
+        thread.start()
+    for number in range(25):
+        paths = [b"/".join([b"%d" % number] + [b"d"] * depth) for depth in range(12)]
+        for path in paths:
+            box.mkdir(path)
+        for path in reversed(paths):
+            box.rmdir(path)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    box.drain()
+    assert tree(box) == {}
+    box.check()
 
 
 def test_pruning_what_was_pruned_spares_the_directory_that_took_its_name(

@@ -6,7 +6,7 @@ machine, and print how it went.
 one of kdave/xfstests fsx and fsstress. The node has a small cache, so that it evicts, and S3
 clients at work on the same tree and beside it. Its mount has `dev` and `suid`, which pjdfstest
 needs, and `allow_other`, for its other users; the rest is as by default. The ext4 is a file of
-2 GiB.
+8 GiB.
 
 The exit code says whether the suites ran, not whether their tests pass.
 """
@@ -18,6 +18,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -31,7 +32,7 @@ from tests.support.loop_disk import loop_disk
 from tests.support.node import RunningNode, running_node
 
 BUCKET = "conformance"
-_EXT4_BYTES = 2 << 30
+_EXT4_BYTES = 8 << 30
 _CACHE = {"capacity_bytes": "128MiB", "segment_bytes": "4MiB", "index_bytes": "256MiB"}
 _MOUNT = {"dev": True, "suid": True, "allow_other": True}
 
@@ -100,7 +101,11 @@ def main() -> None:
 
 def on_ext4(plan: Plan, directory: Path) -> Iterator[Case]:
     with loop_disk(directory / "image", directory / "ext4", _EXT4_BYTES) as disk:
-        yield from run_suites(plan, disk.directory)
+        for case in run_suites(plan, disk.directory):
+            yield case
+            if case.suite == "fsstress":
+                for tree in disk.directory.glob("fsstress-*"):
+                    shutil.rmtree(tree)
 
 
 def on_forebay(plan: Plan, directory: Path) -> Iterator[Case]:
