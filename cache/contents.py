@@ -413,6 +413,13 @@ class Snapshot:
             return []
         return extents.holes(self._within(start, stop), start, stop)
 
+    def changed_since(self, revision: int) -> list[tuple[int, int]]:
+        """The ranges that were written after this revision of the inode: its other bytes are as
+        they were, cached or not, up to the size that it had."""
+        if self._inline is not None:
+            return [(0, self.size)]
+        return [(e.start, e.stop) for e in self._extents if e.revision > revision]
+
     def cached(self, start: int, stop: int) -> list[Piece] | None:
         """The bytes [start, stop), if all are on this disk and verified. Does not block."""
         if self._inline is not None:

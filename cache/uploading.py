@@ -13,6 +13,7 @@ classes.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from cache import dirty, metrics, namespace
@@ -139,16 +140,24 @@ class Uploader:
         if snapshot is None or snapshot.inode.revision != inode.revision:
             raise StoreUnavailable(f"{task.key!r} changed while it was being persisted")
         snapshot.warms = False
+
+        def read(start: int, stop: int) -> Iterator[bytes]:
+            for chunk in chunks(snapshot, start, stop):
+                metrics.PERSISTED_BYTES.inc(len(chunk))
+                yield chunk
+
+        stored = inode.stored
         with snapshot:
-            found = task.store.put(
-                task.key,
-                chunks(snapshot, 0, snapshot.size),
-                inode.size,
-                attributes,
-                expected=expected,
+            if stored is None or task.has_moved or expected != stored.version:
+                return task.store.put(
+                    task.key, read(0, inode.size), inode.size, attributes, expected=expected
+                )
+            changed = snapshot.changed_since(stored.revision)
+            if inode.size > stored.size:
+                changed.append((stored.size, inode.size))
+            return task.store.patch(
+                task.key, changed, read, inode.size, attributes, version=stored.version
             )
-        metrics.PERSISTED_BYTES.inc(inode.size)
-        return found
 
     def upload_checked(self, task: Task, inode: Inode) -> StoredObject:
         """Upload unless others changed the object; then keep theirs beside, and upload."""
@@ -168,10 +177,11 @@ class Uploader:
                     expected=theirs.version,
                 )
             origin = self._own_origin(theirs)
-            if isinstance(exc, StaleContent):
-                if origin is None or origin.inode != inode.id:
-                    raise  # bytes that were never cached, and that the store has no more
+            if origin is not None and origin.inode == inode.id:
                 inode = self._believe(task, inode, theirs, origin.revision)
+            elif isinstance(exc, StaleContent) or not self._is_whole(inode):
+                # Bytes that were never cached, and that the store has no more.
+                raise StaleContent(f"{task.key!r} was changed by others and is not cached") from exc
             elif not self._is_outlived(task, inode, theirs, origin):
                 self._keep_aside(task, theirs)
             return self.upload(task, inode, theirs.version)
@@ -186,6 +196,14 @@ class Uploader:
         with self._index.read() as txn:
             known = namespace.get(txn, task.place.parent).listed_ns
         return ABSENT if known else None
+
+    def _is_whole(self, inode: Inode) -> bool:
+        """Whether all bytes are here."""
+        snapshot = self._contents.open(inode.id)
+        if snapshot is None:
+            return False
+        with snapshot:
+            return not snapshot.missing(0, snapshot.size)
 
     def _own_origin(self, found: StoredObject) -> Origin | None:
         """What of this node's the object was made of; None for an object of others."""
@@ -218,8 +236,8 @@ class Uploader:
         task.store.copy(task.key, theirs.version, aside, theirs.attributes or StoredAttributes())
 
     def _believe(self, task: Task, inode: Inode, found: StoredObject, revision: int) -> Inode:
-        """Note an upload of ours that nobody noted, and that took the place of bytes which are not
-        cached: it holds them too, since it was made of all of the inode."""
+        """Note an upload of ours that nobody noted. Bytes that are not cached are in it as in what
+        it replaced, since it was made of all of the inode."""
 
         def change(txn: Txn) -> Inode:
             place = task.place

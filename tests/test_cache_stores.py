@@ -268,6 +268,35 @@ def _chunks(body: bytes) -> Iterator[memoryview]:
 # Conditions -------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("size", "changed"),
+    [
+        (12 * MIB + 1, [(12 * MIB, 12 * MIB + 1)]),
+        (12 * MIB, [(6 * MIB, 6 * MIB + 9)]),
+        (11 * MIB, []),
+        (100, []),
+    ],
+    ids=["append", "middle", "cut", "cut-to-little"],
+)
+def test_a_patch_is_a_put_of_the_whole(
+    store: Store, top: bytes, size: int, changed: list[tuple[int, int]]
+) -> None:
+    old = os.urandom(12 * MIB)
+    before = put(store, top + b"a", old)
+    new = bytearray((old + b"-")[:size])
+    for start, stop in changed:
+        new[start:stop] = bytes(stop - start)
+
+    def read(start: int, stop: int) -> list[bytes]:
+        return [bytes(new[start:stop])]
+
+    with pytest.raises(StoreChanged):
+        store.patch(top + b"a", changed, read, size, PLAIN, version=before.version + "0")
+    after = store.patch(top + b"a", changed, read, size, PLAIN, version=before.version)
+    assert after.size_bytes == size
+    assert content(store, top + b"a", after.version) == new
+
+
 def test_put_expecting_absence(store: Store, top: bytes) -> None:
     put(store, top + b"a", b"first", expected=ABSENT)
     with pytest.raises(StoreChanged):

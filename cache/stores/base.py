@@ -14,7 +14,7 @@ ends in `/` names a directory marker. Whoever implements the Protocol must hold 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -100,6 +100,9 @@ class Capabilities:
     """put() and Upload.commit() honour `expected` atomically; else it is a check just before."""
     lists_attributes: bool
 
+
+Read = Callable[[int, int], Iterable[bytes | memoryview]]
+"""The bytes [start, stop) of a new body, any range, any number of times."""
 
 ABSENT = ""
 """As `expected`: the key must not exist yet."""
@@ -188,6 +191,21 @@ class Store(Protocol):
         expected: str | None = None,
     ) -> StoredObject:
         """begin_upload, write, commit in one call (also for directory markers and symlinks)."""
+
+    def patch(
+        self,
+        key: bytes,
+        changed: Sequence[tuple[int, int]],
+        read: Read,
+        size_bytes: int,
+        attributes: StoredAttributes,
+        *,
+        version: str,
+    ) -> StoredObject:
+        """put() of a body that is known to differ from the object's `version` in the ranges
+        `changed` only, which cover all that lies behind its present end. A store that can make the
+        new object of the old one asks `read` for little more than those. StoreChanged if the
+        object is not `version`; nothing of two versions is ever mixed."""
 
     def set_attributes(
         self, key: bytes, attributes: StoredAttributes, *, expected: str | None = None

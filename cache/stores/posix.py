@@ -29,7 +29,7 @@ import errno
 import logging
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +40,7 @@ from cache.stores import posix_attributes
 from cache.stores.base import (
     Capabilities,
     ListPage,
+    Read,
     StoredAttributes,
     StoredObject,
 )
@@ -209,6 +210,19 @@ class PosixStore:
     ) -> StoredObject:
         upload = self.begin_upload(key, size_bytes, attributes)
         return upload_whole(upload, body, size_bytes, attributes, expected)
+
+    def patch(
+        self,
+        key: bytes,
+        changed: Sequence[tuple[int, int]],
+        read: Read,
+        size_bytes: int,
+        attributes: StoredAttributes,
+        *,
+        version: str,
+    ) -> StoredObject:
+        del changed  # a file is replaced as a whole: who reads it must never see half a change
+        return self.put(key, read(0, size_bytes), size_bytes, attributes, expected=version)
 
     def set_attributes(
         self, key: bytes, attributes: StoredAttributes, *, expected: str | None = None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from cache.stores.base import (
     Capabilities,
     ListPage,
     PartUpload,
+    Read,
     Store,
     StoredAttributes,
     StoredObject,
@@ -67,6 +68,21 @@ class Prefixed:
         expected: str | None = None,
     ) -> StoredObject:
         stored = self._store.put(self._inner(key), body, size_bytes, attributes, expected=expected)
+        return self._strip(stored)
+
+    def patch(
+        self,
+        key: bytes,
+        changed: Sequence[tuple[int, int]],
+        read: Read,
+        size_bytes: int,
+        attributes: StoredAttributes,
+        *,
+        version: str,
+    ) -> StoredObject:
+        stored = self._store.patch(
+            self._inner(key), changed, read, size_bytes, attributes, version=version
+        )
         return self._strip(stored)
 
     def set_attributes(

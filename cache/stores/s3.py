@@ -7,7 +7,8 @@ others put there is an object here. This module is the `base.Store`; its parts d
     s3_client     configuration, the boto3 client, what errors mean
     s3_keys       keys that are not UTF-8
     s3_requests   parameters of one object, HEAD, verified PutObject, conditions
-    s3_uploads    multipart uploads, streamed bodies, copies by parts
+    s3_uploads    multipart uploads, streamed bodies
+    s3_compose    objects made of parts that the server has; part_plan says of which
     s3_listing    pages in key order
     attributes    metadata names and values
 
@@ -28,7 +29,7 @@ import contextlib
 import hashlib
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -41,15 +42,18 @@ from cache.errors import (
 from cache.stores.base import (
     Capabilities,
     ListPage,
+    Read,
     StoredAttributes,
     StoredObject,
 )
 from cache.stores.bodies import upload_whole
 from cache.stores.deadline import DeadlinePool
+from cache.stores.part_plan import PART_BYTES_MIN, plan
 from cache.stores.s3_client import S3StoreConfig, status_of, store_errors
+from cache.stores.s3_compose import compose, copy_large
 from cache.stores.s3_listing import Listing
 from cache.stores.s3_requests import ObjectRequests, quoted, version_of
-from cache.stores.s3_uploads import S3PartUpload, S3Upload, copy_large
+from cache.stores.s3_uploads import PartCopyRefused, S3PartUpload, S3Upload
 
 __all__ = ["S3Store", "S3StoreConfig"]
 
@@ -74,6 +78,7 @@ class S3Store:
             log.warning(
                 "bucket %s: directories are not stored, only what is in them", config.bucket
             )
+        self._composes = True  # until the server refuses to
         self._listing = Listing(self._requests, self._pool)
 
     @property
@@ -186,6 +191,50 @@ class S3Store:
     ) -> StoredObject:
         upload = self.begin_upload(key, size_bytes, attributes)
         return upload_whole(upload, body, size_bytes, attributes, expected)
+
+    def patch(
+        self,
+        key: bytes,
+        changed: Sequence[tuple[int, int]],
+        read: Read,
+        size_bytes: int,
+        attributes: StoredAttributes,
+        *,
+        version: str,
+    ) -> StoredObject:
+        found = self._composable(key, size_bytes, version)
+        if found is not None:
+            config = self._config
+            parts = plan(
+                size_bytes,
+                changed,
+                part_bytes=config.part_size_bytes,
+                copy_bytes=config.copy_part_size_bytes,
+            )
+            if any(part.is_copy for part in parts):
+                try:
+                    stored = compose(
+                        self._requests, self._pool, found, key, parts, read, attributes,
+                        expected=version,
+                    )  # fmt: skip
+                except PartCopyRefused as exc:
+                    log.warning(
+                        "bucket %s: objects are changed by sending all of them, since: %s",
+                        config.bucket,
+                        exc,
+                    )
+                    self._composes = False
+                else:
+                    self._pool.run(lambda: self._requests.add_late(stored, attributes, attributes))
+                    return stored
+        return self.put(key, read(0, size_bytes), size_bytes, attributes, expected=version)
+
+    def _composable(self, key: bytes, size_bytes: int, version: str) -> StoredObject | None:
+        """The object, if another may be made of its parts. StoreChanged."""
+        if not self._composes or size_bytes <= self._config.part_size_bytes:
+            return None
+        found = self._pool.run(lambda: self._requests.verify_version(key, version))
+        return found if found.size_bytes >= PART_BYTES_MIN else None
 
     # Copies -----------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ import json
 import logging
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from typing import Any
 
@@ -33,14 +33,13 @@ from cache.errors import (
 from cache.stores.base import ABSENT, StoredAttributes, StoredObject
 from cache.stores.bodies import expected_body
 from cache.stores.deadline import DeadlinePool
-from cache.stores.s3_client import store_errors, was_retried
+from cache.stores.part_plan import PART_COUNT_MAX
+from cache.stores.s3_client import status_of, store_errors, was_retried
 from cache.stores.s3_requests import ObjectRequests, quoted, version_of
 
 log = logging.getLogger(__name__)
 
 _PARTS_IN_FLIGHT = 2
-_COPIES_IN_FLIGHT = 4
-_PART_COUNT_MAX = 10_000
 _GROWTH_EVERY_PARTS = 2000
 _MD5 = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
@@ -48,8 +47,12 @@ Replace = Callable[[bytes, StoredAttributes, str], StoredObject]
 """set_attributes(key, attributes, expected version) of the store."""
 
 
-class _Multipart:
-    """One multipart upload at the server: what streams, part uploads and large copies share."""
+class PartCopyRefused(StoreRefused):
+    """The server makes no parts from objects, or not from this one."""
+
+
+class Multipart:
+    """One multipart upload at the server: what streams, part uploads and s3_compose share."""
 
     def __init__(self, requests: ObjectRequests, key: bytes, upload_id: str) -> None:
         self._requests = requests
@@ -57,7 +60,7 @@ class _Multipart:
         self.upload_id = upload_id
 
     @classmethod
-    def create(cls, requests: ObjectRequests, key: bytes, parameters: dict[str, Any]) -> _Multipart:
+    def create(cls, requests: ObjectRequests, key: bytes, parameters: dict[str, Any]) -> Multipart:
         with store_errors("begin multipart upload of", key):
             response = requests.client.create_multipart_upload(
                 **requests.address(key), **parameters
@@ -65,8 +68,8 @@ class _Multipart:
         return cls(requests, key, response["UploadId"])
 
     def _part(self, number: int) -> dict[str, Any]:
-        if not 1 <= number <= _PART_COUNT_MAX:
-            raise StoreRefused(f"part number {number} is not in 1 to {_PART_COUNT_MAX}")
+        if not 1 <= number <= PART_COUNT_MAX:
+            raise StoreRefused(f"part number {number} is not in 1 to {PART_COUNT_MAX}")
         address = self._requests.address(self._key)
         return {**address, "UploadId": self.upload_id, "PartNumber": number}
 
@@ -102,16 +105,24 @@ class _Multipart:
         return version_of(response)
 
     def copy(self, number: int, source: bytes, start: int, stop: int, version: str) -> str:
-        """A part from bytes of another object, which is known to be `version` just now."""
-        with store_errors(f"copy to part {number} of", self._key):
-            response = self._requests.client.upload_part_copy(
-                **self._part(number),
-                CopySource=self._requests.copy_source(source),
-                CopySourceRange=f"bytes={start}-{stop - 1}",
-                CopySourceIfMatch=quoted(version),
-            )
+        """A part from bytes of an object, which is known to be `version` just now.
+        PartCopyRefused."""
+        try:
+            with store_errors(f"copy to part {number} of", self._key):
+                response = self._requests.client.upload_part_copy(
+                    **self._part(number),
+                    CopySource=self._requests.copy_source(source),
+                    CopySourceRange=f"bytes={start}-{stop - 1}",
+                    CopySourceIfMatch=quoted(version),
+                )
+        except StoreError as exc:
+            cause = exc.__cause__
+            unknown = isinstance(cause, ClientError) and status_of(cause.response) == 501
+            if unknown or isinstance(exc, StoreRefused):
+                raise PartCopyRefused(str(exc)) from exc
+            raise
         if "ETag" not in response.get("CopyPartResult", {}):
-            raise StoreRefused("this S3 server cannot make parts from objects (UploadPartCopy)")
+            raise PartCopyRefused("this S3 server cannot make parts from objects (UploadPartCopy)")
         return version_of(response["CopyPartResult"])
 
     def complete(
@@ -193,7 +204,7 @@ class S3Upload:
         self._attributes = attributes or StoredAttributes()
         self._replace = replace
         self._filling = bytearray()
-        self._multipart: _Multipart | None = None
+        self._multipart: Multipart | None = None
         self._in_flight: deque[tuple[int, Future[str]]] = deque()
         self._parts: list[tuple[int, str]] = []
         self._sent_count = 0
@@ -244,14 +255,14 @@ class S3Upload:
         for _, future in self._in_flight:
             # A part that arrives after the abort would be kept, and paid for.
             if not future.cancelled():
-                _outcome(self._pool, future)
+                outcome(self._pool, future)
         try:
             self._pool.run(multipart.abort)
         except StoreError as exc:
             log.warning("upload %s stays in the store: %s", multipart.upload_id, exc)
 
     def _commit_parts(
-        self, multipart: _Multipart, attributes: StoredAttributes, expected: str | None
+        self, multipart: Multipart, attributes: StoredAttributes, expected: str | None
     ) -> StoredObject:
         self._send(bytes(self._filling))
         self._filling.clear()
@@ -270,7 +281,7 @@ class S3Upload:
         if multipart is None:
             parameters = self._requests.parameters(self._attributes, self._announced_bytes)
             multipart = self._multipart = self._pool.run(
-                lambda: _Multipart.create(self._requests, self._key, parameters)
+                lambda: Multipart.create(self._requests, self._key, parameters)
             )
         while len(self._in_flight) >= _PARTS_IN_FLIGHT:
             self._collect_one()
@@ -285,7 +296,7 @@ class S3Upload:
         """Bytes of the next part: 10,000 parts must be enough for the body."""
         configured = self._requests.config.part_size_bytes
         if self._announced_bytes is not None and self._announced_bytes > self._size_bytes // 2:
-            return max(configured, -(-self._announced_bytes // _PART_COUNT_MAX))
+            return max(configured, -(-self._announced_bytes // PART_COUNT_MAX))
         # 8, 16, 32, 64 and 128 MiB, 2,000 of each: 484 GiB with the default.
         return configured << min(self._sent_count // _GROWTH_EVERY_PARTS, 4)
 
@@ -310,7 +321,7 @@ class S3PartUpload:
         self._digest, separator, upload_id = token.partition(":")
         if not separator:
             raise StoreNotFound(f"no multipart upload {token!r}")
-        self._multipart = _Multipart(requests, key, upload_id)
+        self._multipart = Multipart(requests, key, upload_id)
 
     @classmethod
     def begin(
@@ -322,7 +333,7 @@ class S3PartUpload:
         replace: Replace,
     ) -> S3PartUpload:
         parameters = requests.parameters(attributes, None)
-        multipart = pool.run(lambda: _Multipart.create(requests, key, parameters))
+        multipart = pool.run(lambda: Multipart.create(requests, key, parameters))
         token = f"{_digest(requests, attributes)}:{multipart.upload_id}"
         return cls(requests, pool, key, token, replace)
 
@@ -359,48 +370,7 @@ class S3PartUpload:
         self._pool.run(self._multipart.abort)
 
 
-def copy_large(
-    requests: ObjectRequests,
-    pool: DeadlinePool,
-    source: StoredObject,
-    target: bytes,
-    attributes: StoredAttributes,
-) -> StoredObject:
-    """Copy an object inside the store by parts, a few at a time. Call it outside the pool."""
-    part_bytes = max(requests.config.copy_part_size_bytes, -(-source.size_bytes // _PART_COUNT_MAX))
-    parameters = requests.parameters(attributes, source.size_bytes)
-    multipart = pool.run(lambda: _Multipart.create(requests, target, parameters))
-    in_flight: deque[tuple[int, Future[str]]] = deque()
-    parts: list[tuple[int, str]] = []
-    try:
-        for number, (start, stop) in enumerate(_ranges(source.size_bytes, part_bytes), start=1):
-            if len(in_flight) >= _COPIES_IN_FLIGHT:
-                done, future = in_flight.popleft()
-                parts.append((done, pool.wait(future)))
-
-            def copy(number: int = number, start: int = start, stop: int = stop) -> str:
-                return multipart.copy(number, source.key, start, stop, source.version)
-
-            in_flight.append((number, pool.submit(copy)))
-        parts.extend((number, pool.wait(future)) for number, future in in_flight)
-        # Servers that ignore x-amz-copy-source-if-match: no part is of another version if the
-        # object is the same one before and after.
-        pool.run(lambda: requests.verify_version(source.key, source.version))
-        return pool.run(lambda: multipart.complete(parts, source.size_bytes, None))
-    except BaseException:
-        for _, future in in_flight:
-            if not future.cancel():
-                _outcome(pool, future)
-        pool.run(multipart.abort)
-        raise
-
-
-def _ranges(size_bytes: int, part_bytes: int) -> Iterator[tuple[int, int]]:
-    for start in range(0, size_bytes, part_bytes):
-        yield start, min(start + part_bytes, size_bytes)
-
-
-def _outcome(pool: DeadlinePool, future: Future[str]) -> None:
+def outcome(pool: DeadlinePool, future: Future[str]) -> None:
     """Wait for a part whose result no longer matters."""
     try:
         pool.wait(future)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from cache.errors import StoreUnavailable
 from cache.stores.base import (
     Capabilities,
     ListPage,
     PartUpload,
+    Read,
     Store,
     StoredAttributes,
     StoredObject,
@@ -92,6 +93,21 @@ class FaultStore:
     ) -> StoredObject:
         self._begin("put", key)
         found = self.store.put(key, body, size_bytes, attributes, expected=expected)
+        self.after("put", key)
+        return found
+
+    def patch(
+        self,
+        key: bytes,
+        changed: Sequence[tuple[int, int]],
+        read: Read,
+        size_bytes: int,
+        attributes: StoredAttributes,
+        *,
+        version: str,
+    ) -> StoredObject:
+        self._begin("put", key)
+        found = self.store.patch(key, changed, read, size_bytes, attributes, version=version)
         self.after("put", key)
         return found
 

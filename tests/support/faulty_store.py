@@ -25,7 +25,7 @@ REFUSALS: dict[str, type[StoreError]] = {
     "over-quota": StoreOverQuota,
     "silent": StoreUnavailable,
 }
-_CALLS = ("head", "read", "begin_upload", "put", "list", "delete")
+_CALLS = ("head", "read", "begin_upload", "put", "patch", "list", "delete")
 
 
 class FaultyStore:
