@@ -24,11 +24,11 @@ from urllib.parse import urlsplit
 
 import boto3
 import pytest
-from awscli.clidriver import create_clidriver  # type: ignore[import-untyped]
 from botocore.client import Config
 from minio import Minio
 from s3torchconnectorclient._mountpoint_s3_client import MountpointS3Client
 
+from tests.support.aws_cli import AwsCli
 from tests.support.node import RunningNode, running_node
 from tests.support.s3_raw import AUTHORIZATION
 from tests.support.stores import program
@@ -83,10 +83,7 @@ def profile(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> Aws:
-    """`aws --profile … --endpoint … s3api`: its printed document, parsed; None if none.
-
-    In this process: an interpreter for each command would take most of the time.
-    """
+    """`aws --profile … --endpoint … s3api`: its printed document, parsed; None if none."""
     credentials = configparser.ConfigParser()
     # What `aws configure` writes when region and output are left empty: A04.
     credentials["alluxio-s3"] = {
@@ -99,14 +96,12 @@ def profile(
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
     monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
-    driver: Any = create_clidriver()
-    start = ("--profile", "alluxio-s3", "--endpoint", f"{simple.endpoint}/", "s3api")
+    endpoint = ("--endpoint", f"{simple.endpoint}/")
+    cli = AwsCli(capsys, "--profile", "alluxio-s3", *endpoint, "s3api")
 
     def aws(*arguments: str | Path) -> Any:
-        code = driver.main([*start, *map(str, arguments)])
-        printed = capsys.readouterr()
-        assert code == 0, printed.err
-        return json.loads(printed.out) if printed.out.strip() else None
+        printed = cli.run(*arguments)
+        return json.loads(printed) if printed.strip() else None
 
     return aws
 

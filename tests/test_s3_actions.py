@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
-from awscli.clidriver import create_clidriver
 
-from tests.support.s3 import Door, serving
+from tests.support.aws_cli import AwsCli
+from tests.support.s3 import Door, door
+
+__all__ = ["door"]
 
 ACTIONS = {
     "AbortMultipartUpload", "CompleteMultipartUpload", "CopyObject", "CreateBucket",
@@ -107,12 +108,6 @@ CLI: list[tuple[str, str, str]] = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
-    with serving(tmp_path_factory.mktemp("door"), access_log="off") as running:
-        yield running
-
-
 def test_all_actions_by_rest(door: Door) -> None:
     upload = etag = ""
     for action, method, target, body, headers, status, expected in REST:
@@ -131,20 +126,18 @@ def test_all_actions_by_rest(door: Door) -> None:
 def test_all_actions_by_the_cli(
     door: Door, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In this process: an interpreter for each command would take most of the time."""
     for name, value in {**door.environment(), "AWS_CONFIG_FILE": str(tmp_path / "none")}.items():
         monkeypatch.setenv(name, value)
     (tmp_path / "body").write_bytes(b"hello")
-    driver: Any = create_clidriver()
+    cli = AwsCli(capsys, "--endpoint-url", door.url, "s3api")
     words = {"FILE": str(tmp_path / "body"), "GOT": str(tmp_path / "got")}
     for action, line, expected in CLI:
         arguments = line
         for word, value in words.items():
             arguments = arguments.replace(word, value)
-        code = driver.main(["--endpoint-url", door.url, "s3api", *arguments.split()])
-        printed = capsys.readouterr()
-        assert (code, expected in printed.out) == (0, True), (action, printed)
-        shown = json.loads(printed.out) if printed.out else {}
+        printed = cli.run(*arguments.split())
+        assert expected in printed, (action, printed)
+        shown = json.loads(printed) if printed else {}
         if "UploadId" in shown:
             words["UPLOAD"] = shown["UploadId"]
         if "ETag" in shown:

@@ -24,7 +24,9 @@ from minio.deleteobjects import DeleteObject
 from cache.records import WriteMode
 from s3api.config import AuthConfig
 from tests.support import s3
-from tests.support.s3 import Door, serving
+from tests.support.s3 import Door, bucket, serving
+
+__all__ = ["bucket"]
 
 numbers = count(1)
 BIN = Path(sys.executable).parent
@@ -36,11 +38,6 @@ def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
     directory = tmp_path_factory.mktemp("door")
     with serving(directory, write_mode=WriteMode.WRITE_THROUGH, access_log="off") as running:
         yield running
-
-
-@pytest.fixture
-def bucket(door: Door) -> str:
-    return door.volume.buckets.create(f"bucket-{next(numbers)}", s3.USER).name
 
 
 @pytest.fixture

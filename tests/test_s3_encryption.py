@@ -7,7 +7,6 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,12 @@ from botocore.exceptions import ClientError
 from cache.errors import SealedContent
 from cache.records import WriteMode
 from tests.support import s3
-from tests.support.s3 import Door, serving
+from tests.support.s3 import Door, bucket, client, serving
 from tests.support.stores import Backend, moto_backend
 from tests.support.volume import some_bytes, wait_until
 
-numbers = count(1)
+__all__ = ["bucket", "client"]
+
 KMS_KEY = "a-key"
 MARK = b"the plaintext that must not be on any disk "
 MIB = 1 << 20
@@ -64,16 +64,6 @@ def door(
     with serving(directory, write_mode=request.param, access_log="off") as running:
         running.volume.keyring.create(KMS_KEY)
         yield running
-
-
-@pytest.fixture
-def client(door: Door) -> Any:
-    return door.client()
-
-
-@pytest.fixture
-def bucket(door: Door) -> str:
-    return door.volume.buckets.create(f"bucket-{next(numbers)}", s3.USER).name
 
 
 def refusal(function: Any, **arguments: Any) -> tuple[int, str]:

@@ -7,7 +7,6 @@ import re
 import time
 from collections.abc import Iterator
 from email.utils import parsedate_to_datetime
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -23,28 +22,12 @@ from s3api.errors import S3Error
 from s3api.lifecycle import check_document
 from s3api.lifecycle_rules import DAY_S, DOCUMENT, after_days
 from s3api.model import MODEL
-from tests.support import s3
-from tests.support.s3 import Door, serving
+from tests.support.s3 import bucket, client, code, door
 from tests.support.volume import BUCKET, TestVolume, wait_until
 
-numbers = count(1)
+__all__ = ["bucket", "client", "door"]
+
 SECOND = 10**9
-
-
-@pytest.fixture(scope="module")
-def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
-    with serving(tmp_path_factory.mktemp("door"), access_log="off") as running:
-        yield running
-
-
-@pytest.fixture
-def client(door: Door) -> Any:
-    return door.client()
-
-
-@pytest.fixture
-def bucket(door: Door) -> str:
-    return door.volume.buckets.create(f"bucket-{next(numbers)}", s3.USER).name
 
 
 def rule(**given: Any) -> dict[str, Any]:
@@ -61,12 +44,8 @@ def rule(**given: Any) -> dict[str, Any]:
 
 
 def test_the_document_comes_back_and_goes(client: Any, bucket: str) -> None:
-    def missing() -> str:
-        with pytest.raises(ClientError) as refusal:
-            client.get_bucket_lifecycle_configuration(Bucket=bucket)
-        return str(refusal.value.response["Error"]["Code"])
-
-    assert missing() == "NoSuchLifecycleConfiguration"
+    get = client.get_bucket_lifecycle_configuration
+    assert code(get, Bucket=bucket) == "NoSuchLifecycleConfiguration"
     tags = [{"Key": "a", "Value": "1"}, {"Key": "b", "Value": "2"}]
     rules = [
         rule(ID="1", Filter={"And": {"Prefix": "p", "Tags": tags, "ObjectSizeLessThan": 9}}),
@@ -80,16 +59,16 @@ def test_the_document_comes_back_and_goes(client: Any, bucket: str) -> None:
     ]
     put = client.put_bucket_lifecycle_configuration
     put(Bucket=bucket, LifecycleConfiguration={"Rules": rules})
-    assert client.get_bucket_lifecycle_configuration(Bucket=bucket)["Rules"] == rules
+    assert get(Bucket=bucket)["Rules"] == rules
     dated = rule(Expiration={"Date": "2015-01-01"})
     del dated["ID"]
     put(Bucket=bucket, LifecycleConfiguration={"Rules": [dated]})
-    (found,) = client.get_bucket_lifecycle_configuration(Bucket=bucket)["Rules"]
+    (found,) = get(Bucket=bucket)["Rules"]
     assert found["ID"]
     assert found["Expiration"]["Date"].isoformat() == "2015-01-01T00:00:00+00:00"
     client.delete_bucket_lifecycle(Bucket=bucket)
     client.delete_bucket_lifecycle(Bucket=bucket)
-    assert missing() == "NoSuchLifecycleConfiguration"
+    assert code(get, Bucket=bucket) == "NoSuchLifecycleConfiguration"
 
 
 TAG = {"Key": "a", "Value": "1"}

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import count
 from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
 
 from tests.support import s3
-from tests.support.s3 import Door, serving
+from tests.support.s3 import Door, client, serving
 
-numbers = count(1)
+__all__ = ["client"]
+
 
 KEYS = [
     "a", "a-b", "a.b", "a/", "a/b", "a/b/c", "a/b/d/e", "a0", "aa/b", "b//c", "b/./d", "b/../e",
@@ -28,11 +28,6 @@ def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
         for key in KEYS:
             client.put_object(Bucket="filled", Key=key, Body=b"" if key.endswith("/") else b"x")
         yield running
-
-
-@pytest.fixture(scope="module")
-def client(door: Door) -> Any:
-    return door.client()
 
 
 def expected(prefix: str, delimiter: str, after: str = "") -> list[str]:

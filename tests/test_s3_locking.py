@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from botocore.exceptions import ClientError
 
-from tests.support.s3 import Door, serving
+from tests.support.s3 import Door, door, refused
+
+__all__ = ["door"]
 
 LATER = datetime(2140, 1, 1, tzinfo=UTC)
 LATER_STILL = datetime(2140, 1, 2, tzinfo=UTC)
-
-
-@pytest.fixture(scope="module")
-def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
-    with serving(tmp_path_factory.mktemp("door")) as served:
-        yield served
 
 
 @pytest.fixture
@@ -42,14 +36,6 @@ def plain(s3: Any) -> str:
     name = f"plain-{next(_number)}"
     s3.create_bucket(Bucket=name)
     return name
-
-
-def refused(code: str, status: int, call: Any, **arguments: Any) -> None:
-    with pytest.raises(ClientError) as error:
-        call(**arguments)
-    answer = error.value.response
-    assert answer["Error"]["Code"] == code
-    assert answer["ResponseMetadata"]["HTTPStatusCode"] == status
 
 
 def rule(mode: str = "GOVERNANCE", **period: int) -> dict[str, Any]:

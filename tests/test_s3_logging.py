@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from botocore.exceptions import ClientError
 
 from cache.records import WriteMode
 from s3api import metrics
 from s3api.access_records import AccessRecord, operation_name
 from s3api.log_delivery import Log
 from tests.support import s3
-from tests.support.s3 import Door, serving
+from tests.support.s3 import Door, client, code, serving
 from tests.support.volume import wait_until
+
+__all__ = ["client"]
 
 numbers = count(1)
 
@@ -29,11 +30,6 @@ def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
     directory = tmp_path_factory.mktemp("door")
     with serving(directory, access_log="off", bucket_log_interval_s=0.1) as running:
         yield running
-
-
-@pytest.fixture
-def client(door: Door) -> Any:
-    return door.client()
 
 
 def make_bucket(door: Door, owner: str = s3.USER) -> str:
@@ -60,12 +56,6 @@ def open_target(door: Door, client: Any) -> str:
 def enable(client: Any, bucket: str, target: str, **more: Any) -> None:
     enabled = {"TargetBucket": target, "TargetPrefix": "log/", **more}
     client.put_bucket_logging(Bucket=bucket, BucketLoggingStatus={"LoggingEnabled": enabled})
-
-
-def code(function: Any, *arguments: Any, **more: Any) -> str:
-    with pytest.raises(ClientError) as refusal:
-        function(*arguments, **more)
-    return str(refusal.value.response["Error"]["Code"])
 
 
 def delivered(client: Any, target: str) -> list[list[str]]:

@@ -10,7 +10,6 @@ import socket
 import time
 import zlib
 from collections.abc import Iterator
-from itertools import count
 from typing import Any
 
 import pytest
@@ -18,11 +17,11 @@ from botocore.exceptions import ClientError
 
 from cache.records import WriteMode
 from tests.support import s3
-from tests.support.s3 import Door, serving
+from tests.support.s3 import Door, bucket, client, code, serving
 from tests.support.volume import wait_until
-from tests.test_s3_objects import code
 
-numbers = count(1)
+__all__ = ["bucket", "client"]
+
 MIB = 1 << 20
 
 
@@ -33,16 +32,6 @@ def door(
     directory = tmp_path_factory.mktemp("door")
     with serving(directory, write_mode=request.param, access_log="off") as running:
         yield running
-
-
-@pytest.fixture
-def client(door: Door) -> Any:
-    return door.client()
-
-
-@pytest.fixture
-def bucket(door: Door) -> str:
-    return door.volume.buckets.create(f"bucket-{next(numbers)}", s3.USER).name
 
 
 class Upload:

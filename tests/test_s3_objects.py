@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from botocore.exceptions import ClientError
 
 from cache.records import WriteMode
 from tests.support import s3
-from tests.support.s3 import Door, serving
+from tests.support.s3 import Door, bucket, client, code, serving
+
+__all__ = ["bucket", "client"]
 
 numbers = count(1)
 
@@ -28,23 +29,6 @@ def door(
     directory = tmp_path_factory.mktemp("door")
     with serving(directory, write_mode=request.param, access_log="off") as running:
         yield running
-
-
-@pytest.fixture
-def client(door: Door) -> Any:
-    return door.client()
-
-
-@pytest.fixture
-def bucket(door: Door) -> str:
-    return door.volume.buckets.create(f"bucket-{next(numbers)}", s3.USER).name
-
-
-def code(function: Any, **arguments: Any) -> str:
-    with pytest.raises(ClientError) as refusal:
-        function(**arguments)
-    found: str = refusal.value.response["Error"]["Code"]
-    return found
 
 
 SIZES = [0, 1, 4096, 4097, 65536, 65537, (1 << 20) - 1, 1 << 20, (1 << 20) + 1, 5_000_000]

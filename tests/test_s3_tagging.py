@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
-from botocore.exceptions import ClientError
 
 from cache.publishing import Object
 from cache.records import ObjectAttributes, WriteMode
 from s3api.entity import storage_class_of
 from s3api.errors import S3Error
 from s3api.tags import read_tag_header, read_tag_set
-from tests.support import s3
-from tests.support.s3 import Door, serving
+from tests.support.s3 import Door, bucket, client, code, serving
 from tests.support.volume import BUCKET, TestVolume
 
-numbers = count(1)
+__all__ = ["bucket", "client"]
 
 
 @pytest.fixture(scope="module")
@@ -27,23 +24,6 @@ def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
     directory = tmp_path_factory.mktemp("door")
     with serving(directory, write_mode=WriteMode.WRITE_THROUGH, access_log="off") as running:
         yield running
-
-
-@pytest.fixture
-def client(door: Door) -> Any:
-    return door.client()
-
-
-@pytest.fixture
-def bucket(door: Door) -> str:
-    return door.volume.buckets.create(f"bucket-{next(numbers)}", s3.USER).name
-
-
-def code(function: Any, **arguments: Any) -> str:
-    with pytest.raises(ClientError) as refusal:
-        function(**arguments)
-    found: str = refusal.value.response["Error"]["Code"]
-    return found
 
 
 def tag_set(tags: dict[str, str]) -> dict[str, Any]:

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from botocore.exceptions import ClientError
 
 from tests.support import s3
-from tests.support.s3 import Door, serving
+from tests.support.s3 import Door, client, code, serving
+
+__all__ = ["client"]
 
 BUCKET = "bucket"
 
@@ -21,19 +22,8 @@ def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
         yield running
 
 
-@pytest.fixture(scope="module")
-def client(door: Door) -> Any:
-    return door.client()
-
-
 def members(answer: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in answer.items() if name != "ResponseMetadata"}
-
-
-def code(function: Any, **arguments: Any) -> str:
-    with pytest.raises(ClientError) as refusal:
-        function(**arguments)
-    return str(refusal.value.response["Error"]["Code"])
 
 
 @pytest.mark.parametrize(

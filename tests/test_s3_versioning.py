@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from botocore.exceptions import ClientError
 
-from tests.support.s3 import Door, serving
+from tests.support.s3 import Door, door, refused
 
-
-@pytest.fixture(scope="module")
-def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
-    with serving(tmp_path_factory.mktemp("door")) as served:
-        yield served
+__all__ = ["door"]
 
 
 @pytest.fixture
@@ -36,15 +30,6 @@ def bucket(s3: Any) -> str:
 
 def enable(s3: Any, bucket: str, status: str = "Enabled") -> None:
     s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": status})
-
-
-def refused(code: str, status: int, call: Any, **arguments: Any) -> dict[str, Any]:
-    with pytest.raises(ClientError) as error:
-        call(**arguments)
-    answer: dict[str, Any] = error.value.response
-    assert answer["Error"]["Code"] == code
-    assert answer["ResponseMetadata"]["HTTPStatusCode"] == status
-    return dict(answer["ResponseMetadata"]["HTTPHeaders"])
 
 
 def test_the_status_of_a_bucket(s3: Any) -> None:

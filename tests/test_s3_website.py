@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from itertools import count
 from typing import Any
 
 import pytest
-from botocore.exceptions import ClientError
 
 from s3api.errors import S3Error
 from s3api.website import check_document
-from tests.support import s3
-from tests.support.s3 import Answer, Door, serving
+from tests.support.s3 import Answer, Door, client, code, serving
 
-numbers = count(1)
+__all__ = ["client"]
+
 DOMAIN = "web.test"
 
 
@@ -27,14 +25,9 @@ def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
 
 
 @pytest.fixture
-def client(door: Door) -> Any:
-    return door.client()
-
-
-@pytest.fixture
 def bucket(door: Door, client: Any) -> str:
     """A bucket that everybody may read, but for what is called secret."""
-    name = door.volume.buckets.create(f"bucket-{next(numbers)}", s3.USER).name
+    name = door.new_bucket()
     arn = f"arn:aws:s3:::{name}"
     reading = {"Principal": "*", "Action": ["s3:GetObject", "s3:ListBucket"]}
     statements = [
@@ -75,12 +68,7 @@ def site(client: Any, bucket: str) -> str:
 
 
 def test_the_document_comes_back_and_goes(client: Any, bucket: str) -> None:
-    def missing() -> str:
-        with pytest.raises(ClientError) as refusal:
-            client.get_bucket_website(Bucket=bucket)
-        return str(refusal.value.response["Error"]["Code"])
-
-    assert missing() == "NoSuchWebsiteConfiguration"
+    assert code(client.get_bucket_website, Bucket=bucket) == "NoSuchWebsiteConfiguration"
     rule = {
         "Condition": {"KeyPrefixEquals": "old/", "HttpErrorCodeReturnedEquals": "404"},
         "Redirect": {"ReplaceKeyPrefixWith": "new/", "HttpRedirectCode": "302"},
@@ -93,7 +81,7 @@ def test_the_document_comes_back_and_goes(client: Any, bucket: str) -> None:
         found = client.get_bucket_website(Bucket=bucket)
         assert {name: found[name] for name in document} == document
     client.delete_bucket_website(Bucket=bucket)
-    assert missing() == "NoSuchWebsiteConfiguration"
+    assert code(client.get_bucket_website, Bucket=bucket) == "NoSuchWebsiteConfiguration"
 
 
 def routed(redirect: dict[str, str], condition: dict[str, str] | None = None) -> dict[str, Any]:

@@ -9,30 +9,16 @@ import gzip
 import hashlib
 import socket
 from collections.abc import Iterator
-from itertools import count
 from pathlib import Path
 
 import pytest
 
 from cache.errors import NoSuchKey
 from s3api.sigv4 import STREAMING_SIGNED, STREAMING_SIGNED_TRAILER, STREAMING_UNSIGNED_TRAILER
-from tests.support import s3
-from tests.support.s3 import Answer, Door, parse_answer, serving
+from tests.support.s3 import Answer, Door, bucket, door, parse_answer
 from tests.support.streaming import streaming_body
 
-numbers = count(1)
-
-
-@pytest.fixture(scope="module")
-def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
-    with serving(tmp_path_factory.mktemp("door"), access_log="off") as running:
-        yield running
-
-
-@pytest.fixture
-def bucket(door: Door) -> str:
-    """An empty bucket of this test's own."""
-    return door.volume.buckets.create(f"bucket-{next(numbers)}", s3.USER).name
+__all__ = ["bucket", "door"]
 
 
 def has(door: Door, bucket: str, key: bytes) -> bool:

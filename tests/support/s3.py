@@ -12,16 +12,19 @@ import dataclasses
 import http.client
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import boto3
+import pytest
 from botocore.auth import S3SigV4Auth, S3SigV4QueryAuth
 from botocore.awsrequest import AWSRequest
 from botocore.client import Config
 from botocore.credentials import Credentials
+from botocore.exceptions import ClientError
 
 from cache.config import CacheConfig, VolumeConfig
 from cache.keys import AccessKey
@@ -35,6 +38,7 @@ from s3api.listening import Listener
 
 REGION = "us-east-1"
 USER = "tester"
+_numbers = count(1)
 
 
 @dataclass(frozen=True)
@@ -143,6 +147,10 @@ class Door:
                 connection.shutdown(socket.SHUT_WR)
             return read_answer(connection)
 
+    def new_bucket(self, owner: str = USER) -> str:
+        """The name of an empty bucket, made without a request."""
+        return self.volume.buckets.create(f"bucket-{next(_numbers)}", owner).name
+
     def is_empty(self, bucket: str) -> bool:
         """Nothing is in the bucket, nor on its way into it."""
         listing = self.volume.objects.list(bucket)
@@ -195,6 +203,23 @@ def parse_answer(wire: bytes) -> Answer:
     return Answer(int(lines[0].split(" ")[1]) if lines[0] else 0, headers, body)
 
 
+def code(call: Callable[..., Any], *arguments: Any, **more: Any) -> str:
+    """The code of the error that boto3 raises for a call."""
+    with pytest.raises(ClientError) as refusal:
+        call(*arguments, **more)
+    return str(refusal.value.response["Error"]["Code"])
+
+
+def refused(code: str, status: int, call: Callable[..., Any], **arguments: Any) -> dict[str, str]:
+    """Assert that a call is answered with this error; the headers of the answer."""
+    with pytest.raises(ClientError) as refusal:
+        call(**arguments)
+    answer: Any = refusal.value.response
+    assert answer["Error"]["Code"] == code
+    assert answer["ResponseMetadata"]["HTTPStatusCode"] == status
+    return dict(answer["ResponseMetadata"]["HTTPHeaders"])
+
+
 @contextlib.contextmanager
 def serving(
     directory: Path,
@@ -245,3 +270,24 @@ def running_gateway(gateway: Gateway, address: str) -> Iterator[int]:
             loop.run_until_complete(asyncio.wait(left))
         loop.close()
         listening.close()
+
+
+# ------------------------------------------------------------------ fixtures of tests by boto3
+
+
+@pytest.fixture(scope="module")
+def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
+    """A gateway as it is configured by default; where another is needed, the test has its own."""
+    with serving(tmp_path_factory.mktemp("door"), access_log="off") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def client(door: Door) -> Any:
+    return door.client()
+
+
+@pytest.fixture
+def bucket(door: Door) -> str:
+    """An empty bucket of the test's own."""
+    return door.new_bucket()
