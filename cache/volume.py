@@ -7,12 +7,14 @@ process was started (never carried across a fork).
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import threading
 from collections.abc import Mapping
 
 from cache import changes, metrics
+from cache.access_times import AccessTimes
 from cache.admission import Admission
 from cache.bucket_links import BucketLinks
 from cache.buckets import Buckets
@@ -20,6 +22,7 @@ from cache.config import VolumeConfig
 from cache.contents import Contents
 from cache.directories import Directories
 from cache.discovery import Discovery
+from cache.errors import CacheError
 from cache.fetch import Fetcher
 from cache.files import Files
 from cache.index import Index
@@ -45,6 +48,8 @@ from cache.xattrs import ExtendedAttributes
 log = logging.getLogger(__name__)
 
 HOUSEKEEPING_S = 1.0
+ACCESS_TIMES_EVERY = 10
+"""Turns of housekeeping between two writes of access times."""
 
 
 class Volume:
@@ -111,6 +116,7 @@ class Volume:
         )
         self.renames = Renames(self.index, self.buckets, directories, self.persister, keeper)
         self.xattrs = ExtendedAttributes(self.index, self.buckets)
+        self.access_times = AccessTimes(self.index)
         self.open_files = OpenFiles(
             self.index,
             self.segments,
@@ -151,8 +157,12 @@ class Volume:
     def _keep_house(self) -> None:
         """What each process owes the others: descriptors of dead segments closed, reads noted; and
         the mount, inodes reaped that have neither a name nor a user."""
-        while not self._closing.wait(HOUSEKEEPING_S):
+        for turn in itertools.count(1):
+            if self._closing.wait(HOUSEKEEPING_S):
+                return
             try:
+                if turn % ACCESS_TIMES_EVERY == 0:
+                    self.access_times.write()
                 self.segments.drop_dead_files()
                 self.contents.fold_heat()
                 if self._mount_lock is not None:
@@ -165,6 +175,10 @@ class Volume:
         """Stop fetching, let go of the segments, close the index. Stores belong to the caller."""
         self._closing.set()
         self._housekeeper.join()
+        try:
+            self.access_times.write()
+        except CacheError as exc:
+            log.warning("when files were read last is forgotten: %s", exc)
         self.fetcher.close()
         self.discovery.close()
         self.queue.close()

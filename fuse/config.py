@@ -21,6 +21,9 @@ class MountConfig:
     suid: bool = False
     """Honour set-user-ID and set-group-ID programs in the mount. Whoever writes to the store
     could then become root."""
+    relatime: bool = True
+    """Note when a file is read: its atime moves if it is not after the last change, or a day old.
+    What the kernel answers from its own pages is not seen. False: atime is what was set last."""
     noexec: bool = False
     """Let no program in the mount be executed."""
     read_only: bool = False

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import math
 import threading
 from array import array
 from collections.abc import Iterable
@@ -99,6 +100,14 @@ class FileHandle:
     asker: int
     """The thread that opened it: nearly always the one that waits for what is done with it, which
     the kernel does not tell again (fuse/interrupts.py)."""
+    accessed_s: float = -math.inf
+
+    def accesses(self, now_s: float) -> bool:
+        """Whether a read at this time is an access of its own: not one within a second."""
+        if now_s - self.accessed_s < 1:
+            return False
+        self.accessed_s = now_s
+        return True
 
 
 class Stragglers:

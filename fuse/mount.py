@@ -75,6 +75,7 @@ def serve(
             interrupts=interrupts,
         ),
         xattrs=volume.xattrs if config.xattrs else None,
+        access_times=volume.access_times if config.relatime else None,
     )
     volume.discovery.tell_kernel = kernel.forget_soon
     listener = ChangeListener(change_socket, kernel.forget)
@@ -103,6 +104,7 @@ def _mount(operations: Operations, path: Path, config: MountConfig) -> Mount:
     options.add("suid" if config.suid else "nosuid")
     for option, wanted in (
         ("allow_other", config.allow_other),
+        ("noatime", not config.relatime),
         ("noexec", config.noexec),
         ("ro", config.read_only),
     ):

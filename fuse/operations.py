@@ -28,6 +28,7 @@ from typing import TypeVar
 import pyfuse3
 import trio
 
+from cache.access_times import AccessTimes
 from cache.changes import Change
 from cache.errors import CacheError, DeadlineExceeded, NameExists, NoSuchKey
 from cache.files import Files, SetAttributes
@@ -43,6 +44,7 @@ from fuse.kernel import KernelCache
 from fuse.links import Removals
 from fuse.refusals import Refusals
 from fuse.threads import Lane
+from fuse.told import Told
 
 T = TypeVar("T")
 
@@ -72,6 +74,7 @@ class Operations(pyfuse3.Operations):
         metadata: Lane,
         data: Lane,
         xattrs: ExtendedAttributes | None,
+        access_times: AccessTimes | None,
     ) -> None:
         super().__init__()
         self._files = files
@@ -88,6 +91,7 @@ class Operations(pyfuse3.Operations):
         self._stragglers = Stragglers()
         self._refusals = Refusals(files, open_files, kernel)
         self._removals = Removals()
+        self._told = Told(files, open_files, access_times, self._removals)
         self.greeted = trio.Event()
         """Set when the kernel and we have agreed on the protocol (FUSE_INIT)."""
 
@@ -143,6 +147,7 @@ class Operations(pyfuse3.Operations):
 
     @answered
     async def readlink(self, inode: int, ctx: pyfuse3.RequestContext) -> bytes:
+        self._told.read(inode)
         return self._files.get(inode).target
 
     @answered
@@ -200,7 +205,7 @@ class Operations(pyfuse3.Operations):
 
     @answered
     async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
-        return self._told(self._files.get(inode), ctx)
+        return self._told.of(self._files.get(inode), ctx)
 
     @answered
     async def setattr(
@@ -227,13 +232,13 @@ class Operations(pyfuse3.Operations):
             and self._open_files.set_mtime_now(inode, attr.st_mtime_ns)
         ):
             # The kernel, with the time of what it just handed over, on the way of every close.
-            return attributes.of(self._open_files.size_of(self._files.get(inode)))
+            return self._told.as_written(self._files.get(inode))
         lane = self._metadata if size is None else self._data
         changed = await lane.run(
             lambda: self._set_attributes(inode, change, size),
             lambda _: self._kernel.forget_soon([Change(0, b"", inode)]),
         )
-        return attributes.of(self._open_files.size_of(changed))
+        return self._told.as_written(changed)
 
     @answered
     async def access(self, inode: int, mode: int, ctx: pyfuse3.RequestContext) -> bool:
@@ -331,7 +336,10 @@ class Operations(pyfuse3.Operations):
     async def read(  # type: ignore[override]  # pyfuse3 declares bytes and takes any buffer
         self, fh: int, off: int, size: int
     ) -> bytes | memoryview:
-        file = self._open[fh].file
+        handle = self._open[fh]
+        file = handle.file
+        if handle.accesses(trio.current_time()):
+            self._told.read(file.inode_id)
         if size > len(self._room):
             self._room = memoryview(bytearray(size))
         # Answered before anything else is read into the room: nothing is awaited on that way.
@@ -398,6 +406,7 @@ class Operations(pyfuse3.Operations):
         ASKER.set(directory.asker)
         cookie = start_id
         if cookie == DirectoryHandle.START:
+            self._told.read(directory.inode)
             directory.rewind()
         for place, (name, inode) in enumerate(self._dots(directory.inode)):
             if cookie == place:
@@ -411,7 +420,7 @@ class Operations(pyfuse3.Operations):
             limit = min(_BATCH_MAX, directory.batch)
             entries = await self._entries(directory.inode, after, limit)
             for name, inode in entries:
-                entry = self._told(inode)
+                entry = self._told.of(inode)
                 position = self._files.position(name, inode)
                 next_cookie = directory.next_cookie(cookie, position)
                 if not pyfuse3.readdir_reply(token, name, entry, next_cookie):
@@ -526,6 +535,8 @@ class Operations(pyfuse3.Operations):
 
     def _set_attributes(self, inode: int, change: SetAttributes, size: int | None) -> Inode:
         """In a thread: size first, so that the times have the last word."""
+        if change.atime_ns is not None:
+            self._told.access_set(inode)
         if size is not None:
             changed = self._open_files.truncate(inode, size)
             if change == SetAttributes():
@@ -548,21 +559,8 @@ class Operations(pyfuse3.Operations):
         self, inode: Inode, ctx: pyfuse3.RequestContext | None = None
     ) -> pyfuse3.EntryAttributes:
         """The answer that gives the kernel one more reference to an inode."""
-        entry = self._told(inode, ctx)
+        entry = self._told.of(inode, ctx)
         self._count(inode)
-        return entry
-
-    def _told(
-        self, inode: Inode, ctx: pyfuse3.RequestContext | None = None
-    ) -> pyfuse3.EntryAttributes:
-        """What a thread is answered about an inode, or somebody unknown."""
-        if ctx is not None and ctx.pid:  # 0 may be any of several
-            self._removals.asks(inode.id, ctx.pid)
-        entry = attributes.of(self._open_files.size_of(inode))
-        links = self._removals.links(inode)
-        if links != inode.nlink:
-            entry.st_nlink = links
-            entry.attr_timeout = 0
         return entry
 
     def _count(self, inode: Inode) -> None:

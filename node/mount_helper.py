@@ -49,6 +49,8 @@ _SETTINGS: dict[str, dict[str, Any]] = {
     "exec": {"noexec": False},
     "noexec": {"noexec": True},
     "allow_other": {"allow_other": True},
+    "relatime": {"relatime": True},
+    "noatime": {"relatime": False},
 }
 """Options, and what they set in [mount]."""
 _FOR_MOUNT = frozenset(
@@ -58,8 +60,8 @@ _FOR_MOUNT = frozenset(
     }
 )  # fmt: skip
 """What fstab says to mount(8) and systemd."""
-_ALWAYS = frozenset({"default_permissions", "noatime", "nodiratime", "async", "subtype=forebay"})
-"""What is so in any case."""
+_ALWAYS = frozenset({"default_permissions", "async", "nodiratime", "subtype=forebay"})
+"""What is so in any case (nodiratime: with noatime)."""
 
 
 class MountCode(enum.IntEnum):
@@ -151,6 +153,8 @@ def read(words: Sequence[str]) -> Arguments:
         found.settings["fsname"] = places[0]
     for option in options:
         _take(found, option, sloppy="s" in flags)
+    if "nodiratime" in options and found.settings.get("relatime", True):
+        raise UsageError("nodiratime is offered with noatime only")
     return found
 
 

@@ -93,6 +93,7 @@ def _operations(cache: SlowCache, kernel: RecordingKernel, deadline_s: float) ->
         kernel,  # type: ignore[arg-type]
         metadata=Lane("metadata", threads=2, deadline_s=deadline_s, interrupts=Interrupts()),
         data=Lane("data", threads=2, deadline_s=deadline_s, interrupts=Interrupts()),
+        access_times=None,
         xattrs=None,
     )
 

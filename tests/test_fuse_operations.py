@@ -435,6 +435,38 @@ def test_times_set_on_an_open_file_outlast_its_close_and_a_remount(tmp_path: Pat
         assert (mount.bucket / "file").stat().st_mtime_ns == 6_000_000_007
 
 
+def test_reading_moves_atime_when_it_tells_something(here: Path) -> None:
+    """relatime: once after each change."""
+    file, directory, link = here / "file", here / "directory", here / "link"
+    directory.mkdir()
+    link.symlink_to("target")
+    file.write_bytes(b"content" * 10_000)
+    os.utime(file, ns=(1, 2))
+    drop_pages(file)
+    before = file.stat().st_ctime_ns
+    file.read_bytes()
+    read = file.stat()
+    assert read.st_atime_ns > before
+    assert (read.st_mtime_ns, read.st_ctime_ns) == (2, before)
+    drop_pages(file)
+    file.read_bytes()
+    assert file.stat().st_atime_ns == read.st_atime_ns
+    for path, access in ((directory, os.listdir), (link, os.readlink)):
+        os.utime(path, ns=(1, 2), follow_symlinks=False)
+        access(path)
+        assert path.lstat().st_atime_ns > before
+
+
+def drop_pages(file: Path) -> None:
+    """Have the kernel ask for the bytes again."""
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(descriptor)
+
+
 def test_a_write_moves_mtime_and_chmod_moves_ctime(here: Path) -> None:
     file = here / "file"
     file.write_text("content")

@@ -43,7 +43,8 @@ def test_the_arguments_of_mount() -> None:
     ("options", "expected"),
     [
         ("", {}),
-        ("defaults,noauto,_netdev,nofail,user,x-systemd.automount,noatime", {}),
+        ("defaults,noauto,_netdev,nofail,user,x-systemd.automount,relatime", {"relatime": True}),
+        ("nodiratime,noatime", {"relatime": False}),
         ("ro,noexec,allow_other", {"read_only": True, "noexec": True, "allow_other": True}),
         ("nodev,nosuid,dev,suid", {"dev": True, "suid": True}),  # the last one counts
     ],
@@ -57,6 +58,7 @@ def test_options(options: str, expected: dict[str, object]) -> None:
     [
         ["-o", "bogus"],
         ["-o", "strictatime"],
+        ["-o", "nodiratime"],
         ["-o", "read_ahead_kb=4096"],
         ["-o", "remount,ro"],
         ["-o"],
@@ -158,7 +160,7 @@ def test_mount_and_a_line_of_fstab(tmp_path: Path) -> None:
     first, second, content = done.stdout.splitlines()
     assert first.startswith(f"{tmp_path}/forebay.toml {tmp_path}/mnt fuse.forebay rw,")
     assert {"noexec", "allow_other"} < set(first.split()[3].split(","))
-    assert second.split()[3].startswith("ro,")
+    assert {"ro", "noatime"} < set(second.split()[3].split(","))
     assert content == "content"
     assert (tmp_path / "store" / "bucket" / "file").read_text() == "content\n"
     assert "a node is already running" in done.stderr
