@@ -77,7 +77,7 @@ class CellFill:
         while position < stop:
             with self._changed:
                 there = self._changed.wait_for(
-                    lambda: self._finished or self._available > position,  # noqa: B023
+                    lambda: self._finished or self._available > position,  # noqa: B023  called in this turn only
                     deadline_s,
                 )
                 available = min(stop, self._available)

@@ -30,7 +30,7 @@ import trio
 
 from cache.access_times import AccessTimes
 from cache.changes import Change
-from cache.errors import CacheError, DeadlineExceeded, NameExists, NoSuchKey
+from cache.errors import CacheError, NameExists, NoSuchKey
 from cache.files import Files, SetAttributes
 from cache.open_files import OpenFile, OpenFiles
 from cache.records import Inode, Kind
@@ -43,7 +43,7 @@ from fuse.interrupts import ASKER
 from fuse.kernel import KernelCache
 from fuse.links import Removals
 from fuse.refusals import Refusals
-from fuse.threads import Lane
+from fuse.threads import GivenUp, Lane
 from fuse.told import Told
 
 T = TypeVar("T")
@@ -359,7 +359,7 @@ class Operations(pyfuse3.Operations):
             return await self._data.run(lambda: file.write(off, buf), lambda _: over.set())
         except CacheError as exc:
             self._refusals.note(file)
-            if isinstance(exc, DeadlineExceeded):
+            if isinstance(exc, GivenUp):
                 self._stragglers.add(file, over)
             raise
 

@@ -35,6 +35,11 @@ Late = Callable[[T | None], None]
 or None if it raised. A call that never got a thread is over at once, in the loop: None."""
 
 
+class GivenUp(DeadlineExceeded):
+    """No result in time: the call may still come true. A call that ends by itself with
+    DeadlineExceeded, because it waited too long for something, is over instead."""
+
+
 class Lane:
     """Threads for one kind of work. Used from the loop's thread only."""
 
@@ -47,7 +52,7 @@ class Lane:
         self._deadline_s = deadline_s
 
     async def run(self, call: Callable[[], T], late: Late[T] | None = None) -> T:
-        """The call's result or exception; DeadlineExceeded when there is none in time, Interrupted
+        """The call's result or exception; GivenUp when there is none in time, Interrupted
         when whoever asked is to end before."""
         errand = _Errand(call, late)
         try:
@@ -64,7 +69,7 @@ class Lane:
         if errand.give_up():
             if wait.is_interrupted:
                 raise Interrupted
-            raise DeadlineExceeded(f"{self.name}: no result within {self._deadline_s:g} s")
+            raise GivenUp(f"{self.name}: no result within {self._deadline_s:g} s")
         return errand.answer()
 
 

@@ -16,7 +16,7 @@ import pytest
 import trio
 
 from cache.changes import Change
-from cache.errors import NameExists
+from cache.errors import DeadlineExceeded, NameExists
 from cache.records import ROOT, Inode, Kind
 from fuse.handles import FileHandle
 from fuse.interrupts import Interrupts
@@ -163,6 +163,25 @@ def test_no_write_overtakes_one_that_is_late() -> None:
                 except pyfuse3.FUSEError:
                     await trio.lowlevel.checkpoint()
         assert cache.writes == [b"old", b"new"]
+
+    trio.run(main)
+
+
+def test_a_write_that_waited_too_long_by_itself_is_over() -> None:
+    cache, kernel = SlowCache(), RecordingKernel()
+    cache.go.set()
+    write = cache.write
+
+    def waits_too_long(start: int, data: bytes) -> int:
+        raise DeadlineExceeded("a lock was held too long")
+
+    async def main() -> None:
+        operations = _operations(cache, kernel, 10)
+        fh = operations._open.add(FileHandle(cache, writable=True, asker=0))  # type: ignore[arg-type]
+        cache.write = waits_too_long  # type: ignore[method-assign]
+        await _refused(errno.ETIMEDOUT, operations.write(fh, 0, b"old"))
+        cache.write = write  # type: ignore[method-assign]
+        assert await operations.write(fh, 0, b"new") == 3
 
     trio.run(main)
 

@@ -144,8 +144,8 @@ class S3Store:
 
     def _chunks(self, key: bytes, body: Any, left_bytes: int) -> Iterator[bytes]:
         """What arrives, as it arrives; each MiB within the deadline, however it trickles."""
-        # The stream below botocore's: its read() waits until all of a chunk is there.
-        stream = body._raw_stream  # noqa: SLF001
+        # Below botocore's stream, and private: its read() waits until all of a chunk is there.
+        stream = body._raw_stream  # noqa: SLF001  see above
         waited_s = 0.0
         window_bytes = 0
         while left_bytes:

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 # First: the CLI has a copy of its own, and gives it to whoever imports botocore after it.
-import botocore.session  # noqa: F401
+import botocore.session  # noqa: F401  see above
 import pytest
-from awscli.clidriver import create_clidriver  # type: ignore[import-untyped]
+from awscli.clidriver import create_clidriver  # type: ignore[import-untyped]  # has none
 
 
 class AwsCli:
