@@ -37,6 +37,7 @@ from cache.publishing import (
     Publisher,
     check_size,
     find,
+    find_newest,
     find_version,
 )
 from cache.records import (
@@ -435,8 +436,8 @@ class Objects:
         for good. What does not exist is no error. write_through: gone from the store too; if that
         fails the key is gone here, queued, and the store's error is raised.
 
-        check: of the current version, or of the one of this id. bypass: also what object lock's
-        GOVERNANCE retains. ObjectLocked; NoSuchVersion for an id in a bucket never versioned."""
+        check: of the current version, which may be a delete marker, or of the one of this id.
+        bypass: also what object lock's GOVERNANCE retains. ObjectLocked; NoSuchVersion for an id in a bucket never versioned."""
         namespace.check_key(key)
         record = self._writable(bucket)
         mode = self._buckets.mode_of(record, key)
@@ -450,7 +451,10 @@ class Objects:
             if version_id not in (None, versions.NULL):
                 raise NoSuchVersion(key, str(version_id))
             if check is not None:
-                check(find(txn, current, key))
+                newest = find_newest(txn, current, key)
+                check(newest)
+                if newest is None and keeps_versions:
+                    return Deleted()  # nothing was there to fulfil it: no delete marker either
             if keeps_versions:
                 place = namespace.locate(txn, current.root, key)
                 covered = self._publisher.versions.cover(txn, current, place, key)

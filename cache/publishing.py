@@ -80,6 +80,19 @@ def find_version(txn: Txn, bucket: Bucket, key: bytes, version_id: str) -> Objec
     return Object(bucket.name, key, inode, attributes, version_id, found.leaf.is_marker)
 
 
+def find_newest(txn: Txn, bucket: Bucket, key: bytes) -> Object | None:
+    """The current version of a key, also if that is a delete marker."""
+    found = find(txn, bucket, key)
+    if found is not None or not versions.is_versioned(bucket):
+        return found
+    newest = next(versions.others(txn, bucket.root, key), None)
+    if newest is None or not newest.leaf.is_marker:
+        return None
+    inode = namespace.get(txn, newest.inode)
+    attributes = namespace.object_attributes(txn, inode)
+    return Object(bucket.name, key, inode, attributes, newest.leaf.version_id, is_marker=True)
+
+
 def shown_id(bucket: Bucket, key: bytes, attributes: ObjectAttributes) -> str | None:
     """The version id that clients see of a current version."""
     if not versions.is_versioned(bucket) or key.endswith(b"/"):

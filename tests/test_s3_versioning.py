@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -98,6 +99,24 @@ def test_a_delete_marker(s3: Any, bucket: str) -> None:
     removed = s3.delete_object(Bucket=bucket, Key="k", VersionId=marker)
     assert (removed["DeleteMarker"], removed["VersionId"]) == (True, marker)
     assert s3.head_object(Bucket=bucket, Key="k")["VersionId"] == kept
+
+
+def test_conditions_of_a_deletion_meet_the_delete_marker(s3: Any, bucket: str) -> None:
+    key = {"Bucket": bucket, "Key": "k"}
+    s3.delete_object(**key, IfMatch="missing")  # nothing there is nothing to protect
+    etag = s3.put_object(**key, Body=b"1")["ETag"]
+    assert s3.delete_object(**key, IfMatch=etag)["DeleteMarker"]
+
+    refused("PreconditionFailed", 412, s3.delete_object, **key, IfMatch=etag)
+    refused("PreconditionFailed", 412, s3.delete_object, **key, IfMatchSize=1)
+    before = datetime(2015, 1, 1, tzinfo=UTC)
+    refused("PreconditionFailed", 412, s3.delete_object, **key, IfMatchLastModifiedTime=before)
+    answer = s3.delete_objects(Bucket=bucket, Delete={"Objects": [{"Key": "k", "ETag": etag}]})
+    assert [each["Code"] for each in answer["Errors"]] == ["PreconditionFailed"]
+    listed = s3.list_object_versions(Bucket=bucket)
+    assert len(listed["DeleteMarkers"]) == 1
+    s3.delete_object(**key, IfMatch="*")
+    s3.put_object(**key, Body=b"2", IfNoneMatch="*")  # for who writes, the key is free
 
 
 def test_a_suspended_bucket_has_one_null_version(s3: Any, bucket: str) -> None:
