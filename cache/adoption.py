@@ -12,7 +12,7 @@ import hashlib
 
 import msgspec
 
-from cache import encryption, names, namespace
+from cache import encryption, markers, names, namespace
 from cache.buckets import Buckets
 from cache.bytes_told import with_bytes_told
 from cache.changes import Change
@@ -77,8 +77,8 @@ class Adoption:
     def _adopt_directory(
         self, txn: Txn, place: Place, old: Inode | None, found: StoredObject
     ) -> None:
-        inode = self._inode(txn, place, found)
         if old is None:
+            inode = self._inode(txn, place, found)
             path = namespace.path_of(txn, place.parent, place.name)[1]
             # Nobody makes directories among the versions: they go with the last of these.
             among_versions = path.startswith(names.VERSIONS)
@@ -87,20 +87,13 @@ class Adoption:
             return
         # Where directories are real, every implied one is there too, and says nothing by it.
         store = self._buckets.store(self._buckets.of_root(txn, place.bucket))
-        namespace.update(
-            txn,
-            old,
-            explicit=old.explicit or not store.capabilities.native_directories,
-            mode=inode.mode,
-            uid=inode.uid,
-            gid=inode.gid,
-            mtime_ns=inode.mtime_ns,
-            stored=msgspec.structs.replace(
-                inode.stored, revision=old.revision, attributes_revision=old.attributes_revision
-            )
-            if inode.stored
-            else None,
-        )
+        if old.size or found.size_bytes:
+            inode = self._described(txn, markers.without_bytes(txn, old), place, found)
+        else:
+            stored = _stored_at(place, old, found)
+            inode = msgspec.structs.replace(old, stored=stored, **self._posix_of(place, found))
+        explicit = old.explicit or not store.capabilities.native_directories or inode.size > 0
+        namespace.put(txn, msgspec.structs.replace(inode, explicit=explicit))
         namespace.announce(txn, place.parent, place.name)
 
     def _inode(self, txn: Txn, place: Place, found: StoredObject) -> Inode:
@@ -118,37 +111,24 @@ class Adoption:
 
     def _described(self, txn: Txn, inode: Inode, place: Place, found: StoredObject) -> Inode:
         """The inode as the store describes its object."""
-        config = self._config
         attributes = found.attributes or StoredAttributes()
-        is_dir = place.name.endswith(b"/")
-        kind = Kind.DIRECTORY if is_dir else attributes.kind
-        default_mode = config.directory_mode if is_dir else config.file_mode
-        mtime = found.modified_ns if attributes.mtime_ns is None else attributes.mtime_ns
+        kind = Kind.DIRECTORY if place.name.endswith(b"/") else attributes.kind
+        posix = self._posix_of(place, found)
         target = attributes.symlink_target or b""
-        size = len(target) if kind == Kind.SYMLINK else 0 if is_dir else found.size_bytes
+        size = len(target) if kind == Kind.SYMLINK else found.size_bytes
         unseen = InodeFlag.UNSEEN if found.attributes is None else 0
         inode = msgspec.structs.replace(
             inode,
             kind=kind,
-            mode=default_mode if attributes.mode is None else attributes.mode & 0o7777,
-            uid=config.default_uid if attributes.uid is None else attributes.uid,
-            gid=config.default_gid if attributes.gid is None else attributes.gid,
             flags=inode.flags & ~InodeFlag.UNSEEN | unseen,
             size=size,
-            mtime_ns=mtime,
-            ctime_ns=mtime,
-            atime_ns=mtime,
+            ctime_ns=posix["mtime_ns"],
+            atime_ns=posix["mtime_ns"],
             rdev=attributes.rdev,
             target=target,
             etag=attributes.s3_etag or etag_of_version(found.version),
-            stored=Stored(
-                place.parent,
-                place.name,
-                found.version,
-                found.size_bytes,
-                inode.revision,
-                inode.attributes_revision,
-            ),
+            stored=_stored_at(place, inode, found),
+            **posix,
         )
         known = learned(
             ObjectAttributes(
@@ -162,6 +142,31 @@ class Adoption:
         known = with_bytes_told(known, attributes.checksums, size)
         inode = msgspec.structs.replace(inode, overhead=encryption.overhead(known, size))
         return namespace.put_object_attributes(txn, inode, encryption.with_part_sizes(known, size))
+
+    def _posix_of(self, place: Place, found: StoredObject) -> dict[str, int]:
+        """Mode, owner and mtime as the store has them, or as they are by default."""
+        config = self._config
+        attributes = found.attributes or StoredAttributes()
+        is_dir = place.name.endswith(b"/")
+        default_mode = config.directory_mode if is_dir else config.file_mode
+        mtime_ns = attributes.mtime_ns
+        return {
+            "mode": default_mode if attributes.mode is None else attributes.mode & 0o7777,
+            "uid": config.default_uid if attributes.uid is None else attributes.uid,
+            "gid": config.default_gid if attributes.gid is None else attributes.gid,
+            "mtime_ns": found.modified_ns if mtime_ns is None else mtime_ns,
+        }
+
+
+def _stored_at(place: Place, inode: Inode, found: StoredObject) -> Stored:
+    return Stored(
+        place.parent,
+        place.name,
+        found.version,
+        found.size_bytes,
+        inode.revision,
+        inode.attributes_revision,
+    )
 
 
 def _enter(txn: Txn, parent: int, name: bytes, inode: Inode) -> None:

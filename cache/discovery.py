@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from cache import dirty, names, namespace
+from cache import dirty, markers, names, namespace
 from cache.adoption import Adoption
 from cache.buckets import Buckets
 from cache.changes import NOBODY, Change
@@ -344,7 +344,12 @@ class Discovery:
         if dentry is None:
             return
         inode = namespace.get(txn, dentry.inode)
-        if inode.is_dir or inode.stored is None or inode.stored.revision != inode.revision:
+        if inode.stored is None or inode.stored.revision != inode.revision:
+            return
+        if inode.is_dir:
+            if inode.size:
+                namespace.update(txn, markers.removed(txn, inode), stored=None)
+                namespace.prune(txn, bucket.root, inode.id)
             return
         namespace.leave(txn, place.parent, place.name, inode)
         namespace.prune(txn, bucket.root, place.parent)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from cache import names, namespace
+from cache import markers, names, namespace
 from cache.buckets import Buckets
 from cache.directories import Directories, check_new_name
 from cache.discovery import Discovery
@@ -26,7 +26,6 @@ from cache.errors import (
     NameExists,
     NoSuchInode,
     NoSuchKey,
-    NotEmpty,
     NotPermitted,
     TooManyLinks,
 )
@@ -316,8 +315,7 @@ class Files:
         def change(txn: Txn) -> None:
             dentry_name, inode = self._directories.existing(txn, parent, name)
             namespace.require_directory(inode)
-            if not names.is_empty(txn, inode.id):
-                raise NotEmpty(repr(name))
+            markers.check_empty(txn, inode)
             place = self._directories.place(txn, parent, dentry_name)
             namespace.leave(txn, parent, dentry_name, inode)
             self._directories.mark(txn, place, former=inode)

@@ -15,7 +15,7 @@ import uuid
 import msgspec
 
 from cache import contents as bytes_of
-from cache import encryption, extents, namespace
+from cache import encryption, extents, markers, namespace
 from cache.admission import Admission
 from cache.buckets import Buckets
 from cache.contents import Contents, Staged
@@ -31,7 +31,7 @@ from cache.namespace import Place
 from cache.objects import Objects
 from cache.parts import PartWriter
 from cache.persist import Persister
-from cache.publishing import Check, Object, Publication, Publisher, check_size
+from cache.publishing import Check, Object, Publication, Publisher
 from cache.records import (
     Inode,
     InodeFlag,
@@ -90,18 +90,21 @@ class Uploads:
         checksum_algorithm: str = "",
         layout_key: bytes = b"",
     ) -> UploadRecord:
-        """Begin an upload. NoSuchBucket, InvalidKey; NotSupported for a key that ends in `/`;
-        StoreUnavailable in write_through."""
+        """Begin an upload. NoSuchBucket, InvalidKey; NotSupported where a key that ends in `/`
+        cannot have bytes; StoreUnavailable in write_through."""
         namespace.check_key(key)
-        check_size(key, 1)
         record = self._buckets.get(bucket)
         self._buckets.check_writable(record)
+        store = self._buckets.store(record)
+        markers.check_kept(record, key, None, store.capabilities)
+        markers.check_unversioned(record, key, 1)
         token = ""
         place = b""
         # Of a versioned bucket the store has the version that is to be replaced, too.
-        if self._passes_through(bucket, key) and not is_versioned(record):
+        passes_through = self._passes_through(bucket, key) and not key.endswith(b"/")
+        if passes_through and not is_versioned(record):
             place = self._stored_key(record.root, key)
-            parts = self._buckets.store(record).begin_parts(place, uploaded_attributes(attributes))
+            parts = store.begin_parts(place, uploaded_attributes(attributes))
             token = parts.token
         upload = UploadRecord(
             id=str(uuid.uuid4()),

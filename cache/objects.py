@@ -12,8 +12,7 @@ import dataclasses
 import logging
 from collections.abc import Callable
 
-from cache import contents as bytes_of
-from cache import extents, names, namespace, versions
+from cache import extents, markers, names, namespace, versions
 from cache.admission import Admission
 from cache.buckets import Buckets
 from cache.contents import Contents, Snapshot
@@ -35,7 +34,6 @@ from cache.publishing import (
     Object,
     Publication,
     Publisher,
-    check_size,
     find,
     find_newest,
     find_version,
@@ -268,12 +266,15 @@ class Objects:
         """Begin a PUT. attributes: those that commit() will be given, as far as they are known.
         NoSuchBucket, InvalidKey, NotSupported, DirtyLimit, StoreUnavailable."""
         namespace.check_key(key)
-        check_size(key, size_bytes or 0)
         record = self._writable(bucket)
+        store = self._buckets.store(record)
+        markers.check_kept(record, key, size_bytes, store.capabilities)
         mode = self._buckets.mode_of(record, key)
         # Of a versioned bucket the store has the version that is to be replaced, too: that moves
-        # first, and then the whole body goes there.
-        passes_through = mode.waits_for_store and not is_versioned(record)
+        # first, and then the whole body goes there. So does the body of a directory's marker,
+        # whose attributes are the directory's.
+        goes_later = is_versioned(record) or key.endswith(b"/")
+        passes_through = mode.waits_for_store and not goes_later
         if not passes_through:
             self._admission.admit()
         staged = (
@@ -283,9 +284,8 @@ class Objects:
         )
         store_key = b""
         upload: Upload | None = None
-        if passes_through and not key.endswith(b"/"):
+        if passes_through:
             store_key = self._store_key(record, key)
-            store = self._buckets.store(record)
             upload = store.begin_upload(store_key, size_bytes, uploaded_attributes(attributes))
         target = Target(record, key, mode, store_key, upload)
         return ObjectWriter(target, staged, self._publisher, self._persister, self.precheck)
@@ -437,7 +437,8 @@ class Objects:
         fails the key is gone here, queued, and the store's error is raised.
 
         check: of the current version, which may be a delete marker, or of the one of this id.
-        bypass: also what object lock's GOVERNANCE retains. ObjectLocked; NoSuchVersion for an id in a bucket never versioned."""
+        bypass: also what object lock's GOVERNANCE retains. ObjectLocked; NoSuchVersion for an id
+        in a bucket never versioned; NotSupported."""
         namespace.check_key(key)
         record = self._writable(bucket)
         mode = self._buckets.mode_of(record, key)
@@ -461,7 +462,7 @@ class Objects:
                 if place is not None:
                     namespace.prune(txn, place.bucket, place.parent)
                 return covered
-            place = self._delete_in(txn, current, key, mode)
+            place = self._delete_in(txn, current, key, mode, for_good=version_id is not None)
             return Deleted(version_id, places=() if place is None else (place,))
 
         grows = is_versioned(record) and version_id is None  # by a delete marker
@@ -494,16 +495,23 @@ class Objects:
         places = self._publisher.versions.remove_current(txn, bucket, place, key, bypass=bypass)
         return Deleted(version_id, False, places)
 
-    def _delete_in(self, txn: Txn, bucket: Bucket, key: bytes, mode: WriteMode) -> Place | None:
+    def _delete_in(
+        self, txn: Txn, bucket: Bucket, key: bytes, mode: WriteMode, *, for_good: bool
+    ) -> Place | None:
         """Remove a key of a bucket that never was versioned, or a directory's marker; the name
-        that changed."""
+        that changed. for_good: no delete marker is expected to hide it."""
         place = namespace.locate(txn, bucket.root, key)
         dentry = None if place is None else names.find(txn, place.parent, place.name)
         if place is None or dentry is None:
             return self._delete_unknown(txn, bucket, key)
         inode = namespace.get(txn, dentry.inode)
         if inode.is_dir:
-            self._delete_marker(txn, place, inode)
+            if not for_good:
+                markers.check_unversioned(bucket, key, inode.visible_size)
+            if inode.explicit:
+                markers.removed(txn, inode)
+                namespace.mark(txn, place, 0)
+                namespace.prune(txn, place.bucket, inode.id)
         else:
             namespace.leave(txn, place.parent, place.name, inode)
             if inode.stored is not None or mode.persists:
@@ -518,14 +526,3 @@ class Objects:
         place = self._publisher.make_place(txn, bucket, key)
         namespace.mark(txn, place, 0)
         return place
-
-    @staticmethod
-    def _delete_marker(txn: Txn, place: Place, inode: Inode) -> None:
-        if not inode.explicit:
-            return
-        inode = namespace.put_object_attributes(txn, inode, namespace.NO_ATTRIBUTES)
-        bytes_of.drop_bytes(txn, inode.id)
-        flags = inode.flags & ~InodeFlag.INLINE
-        namespace.update(txn, inode, explicit=False, size=0, etag="", flags=flags)
-        namespace.mark(txn, place, 0)
-        namespace.prune(txn, place.bucket, inode.id)

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 import msgspec
 
-from cache import dirty, encryption, names, namespace, versions
+from cache import dirty, encryption, markers, names, namespace, versions
 from cache.config import CacheConfig
-from cache.errors import NoSuchBucket, NotSupported, StoreUnavailable
+from cache.errors import NoSuchBucket, StoreUnavailable
 from cache.index import Index, Table, Txn
 from cache.namespace import Place
 from cache.records import Bucket, Inode, InodeFlag, Kind, ObjectAttributes, Stored
@@ -98,13 +98,6 @@ def shown_id(bucket: Bucket, key: bytes, attributes: ObjectAttributes) -> str | 
     if not versions.is_versioned(bucket) or key.endswith(b"/"):
         return None
     return attributes.version_id or NULL
-
-
-def check_size(key: bytes, size: int) -> None:
-    """NotSupported for bytes under a key that ends in `/`: that is a directory, here and in the
-    stores, which hold none."""
-    if size and key.endswith(b"/"):
-        raise NotSupported(f"{key!r} is a directory and cannot have {size} bytes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,14 +185,17 @@ class Publisher:
         else the name is queued. StoreUnavailable if the key leads elsewhere by now."""
         if new.check is not None:
             new.check(find(txn, new.bucket, new.key))
-        check_size(new.key, new.size)
         place = self.make_place(txn, new.bucket, new.key)
         if claimed is not None and claimed != place:
             raise StoreUnavailable(f"a directory above {new.key!r} was renamed meanwhile")
         dentry = names.find(txn, place.parent, place.name)
         old = None if dentry is None else namespace.get(txn, dentry.inode)
         bucket = self.present(txn, new.bucket)
+        overhead = encryption.overhead(new.attributes, new.size)
         is_dir = place.name.endswith(b"/")
+        if is_dir:
+            leaving = 0 if old is None else old.visible_size
+            markers.check_unversioned(bucket, new.key, new.size - overhead or leaving)
         inode = self._marker(txn, place, old) if is_dir else self._file(txn)
         attributes = new.attributes
         if not is_dir:
@@ -212,7 +208,7 @@ class Publisher:
             inode,
             size=new.size,
             etag=new.etag,
-            overhead=encryption.overhead(new.attributes, new.size),
+            overhead=overhead,
         )
         inode = msgspec.structs.replace(inode, flags=int(fill(txn, inode)))
         inode = namespace.put_object_attributes(txn, inode, attributes)
@@ -255,15 +251,7 @@ class Publisher:
             return msgspec.structs.replace(
                 inode, listed_ns=time.time_ns() if above.listed_ns else 0
             )
-        now = time.time_ns()
-        return msgspec.structs.replace(
-            old,
-            explicit=True,
-            revision=old.revision + 1,
-            attributes_revision=old.attributes_revision + 1,
-            mtime_ns=now,
-            ctime_ns=now,
-        )
+        return markers.replaced(txn, old)
 
 
 def _check_parted(place: Place, old: Inode) -> None:

@@ -159,10 +159,7 @@ class Reconciler:
             inode.stored is not None
             and inode.stored.attributes_revision != inode.attributes_revision
         ):
-            found = task.store.put(
-                task.key, (), 0, self._uploader.attributes_of(inode, task.attributes)
-            )
-            return self._finish(task, inode, found)
+            return self._finish(task, inode, self._write_marker(task, inode))
         if inode.explicit and task.store.capabilities.native_directories:
             # Marked because something was put into it or taken out: its time again. If it is not
             # there, it is on its way to or from another name, and marked for that.
@@ -188,11 +185,20 @@ class Reconciler:
             log.debug("%r was not in the store yet", old)
         found = StoredObject(new, 0, inode.stored.version, time.time_ns())
         if inode.explicit:
-            found = task.store.put(new, (), 0, self._uploader.attributes_of(inode, task.attributes))
+            found = self._write_marker(task, inode)
         done = self._finish(task, inode, found)
         if not task.store.capabilities.native_rename:
             self.learn_versions(task.place.bucket, task.store, new)
         return done
+
+    def _write_marker(self, task: Task, inode: Inode) -> StoredObject:
+        """Give the store the directory as it is, and what S3 clients put under its key."""
+        if inode.size and not is_dirty(inode):
+            with contextlib.suppress(StoreNotFound):
+                return task.store.set_attributes(
+                    task.key, self._uploader.attributes_of(inode, task.attributes)
+                )
+        return self._uploader.upload(task, inode, expected=None)
 
     def learn_versions(self, bucket: int, store: Store, prefix: bytes) -> None:
         """Copies may have other ETags than their originals: note those of a moved directory."""

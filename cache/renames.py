@@ -7,7 +7,7 @@ versions cannot move. The store follows later (cache/persist.py). Blocking, thre
 
 from __future__ import annotations
 
-from cache import marking, names, namespace, retention, versions
+from cache import markers, marking, names, namespace, retention, versions
 from cache.buckets import Buckets
 from cache.directories import Directories, check_new_name
 from cache.errors import (
@@ -16,7 +16,6 @@ from cache.errors import (
     NameExists,
     NoSuchKey,
     NotADirectory,
-    NotEmpty,
     NotPermitted,
     RenameIntoItself,
 )
@@ -137,8 +136,7 @@ class Renames:
         if target.is_dir:
             if not source.is_dir:
                 raise IsADirectory(repr(place.name))
-            if not names.is_empty(txn, target.id):
-                raise NotEmpty(repr(place.name))
+            markers.check_empty(txn, target)
         elif source.is_dir:
             raise NotADirectory(repr(place.name))
         self._versions.make_way(txn, self._directories.bucket(txn, place), place, target)

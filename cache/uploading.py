@@ -134,7 +134,7 @@ class Uploader:
         """StoreChanged if the key is not at `expected` (None: whatever is there is replaced);
         StaleContent if bytes of the inode are neither here nor in the store."""
         attributes = self.attributes_of(inode, task.attributes)
-        if inode.kind != Kind.FILE:
+        if inode.kind != Kind.FILE and not (inode.is_dir and inode.size):
             return task.store.put(task.key, (), 0, attributes, expected=expected)
         snapshot = self._contents.open(inode.id)
         if snapshot is None or snapshot.inode.revision != inode.revision:

@@ -44,11 +44,13 @@ def of(inode: Inode) -> pyfuse3.EntryAttributes:
     entry.st_uid = inode.uid
     entry.st_gid = inode.gid
     entry.st_rdev = inode.rdev
-    entry.st_size = inode.visible_size
+    # A directory has none here, whatever S3 clients put under its key.
+    size = 0 if inode.is_dir else inode.size
+    entry.st_size = 0 if inode.is_dir else inode.visible_size
     entry.st_blksize = BLOCK_BYTES
     # 512-byte units whatever the block size, stat(2). Holes are not told apart: du(1) shows what
     # the file would take in the store.
-    entry.st_blocks = -(-inode.size // 512)
+    entry.st_blocks = -(-size // 512)
     entry.st_atime_ns = inode.atime_ns
     entry.st_mtime_ns = inode.mtime_ns
     entry.st_ctime_ns = inode.ctime_ns

@@ -249,12 +249,12 @@ class LogDelivery:
         attributes = attributes_of(
             seal, ObjectAttributes(content_type="text/plain", owner=target.owner)
         )
-        size_bytes = stored_size(seal, key, len(body))
+        size_bytes = stored_size(seal, len(body))
         writer = self._volume.objects.writer(
             target.name, key, size_bytes=size_bytes, attributes=attributes
         )
         try:
-            sealer = sealing(seal, writer, key)
+            sealer = sealing(seal, writer)
             sealer.write(body)
             etag = sealed_etag(seal, hashlib.md5(body, usedforsecurity=False).hexdigest())
             sealed(sealer).commit(etag=etag, attributes=attributes, check=None)

@@ -166,7 +166,7 @@ def _part_writer(
     """Takes the plaintext of a part, which is sealed as its upload says."""
     stored_bytes = size_bytes if seal is None else sealed_size(size_bytes)
     writer = call.volume.uploads.part_writer(upload, number, size_bytes=stored_bytes)
-    return sealing(seal, writer, upload.key, number)
+    return sealing(seal, writer, number)
 
 
 @offers(

@@ -77,6 +77,7 @@ from s3api.seals import (
     attributes_of,
     headers_of,
     output_of,
+    seal_of_body,
     sealed,
     sealed_etag,
     sealing,
@@ -110,11 +111,12 @@ async def put_object(call: Call) -> web.StreamResponse:
     attributes = attributes_of(seal, with_default_lock(call, requested_attributes(call)))
 
     def begin() -> ObjectWriter | SealingWriter[ObjectWriter]:
-        size_bytes = stored_size(seal, call.key, plan.size_bytes)
+        body_seal = seal_of_body(seal, call.key, plan.size_bytes)
+        size_bytes = stored_size(body_seal, plan.size_bytes)
         writer = call.volume.objects.writer(
             call.bucket, call.key, size_bytes=size_bytes, attributes=attributes
         )
-        return sealing(seal, writer, call.key)
+        return sealing(body_seal, writer)
 
     def commit(writer: ObjectWriter | SealingWriter[ObjectWriter], received: Received) -> Object:
         return sealed(writer).commit(
@@ -462,15 +464,16 @@ def recrypt(
             attributes, checksum_type=FULL_OBJECT, part_sizes=[], part_checksums=b""
         ),
     )
+    body_seal = seal_of_body(seal, call.key, source.size)
     with opened_source(call, source) as snapshot:
         writer = call.volume.objects.writer(
             call.bucket,
             call.key,
-            size_bytes=stored_size(seal, call.key, source.size),
+            size_bytes=stored_size(body_seal, source.size),
             attributes=attributes,
         )
         try:
-            sealer = sealing(seal, writer, call.key)
+            sealer = sealing(body_seal, writer)
             for piece in plaintext(snapshot, source_seal, 0, source.size):
                 digest.update(piece)
                 sealer.write(piece)

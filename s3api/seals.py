@@ -82,19 +82,20 @@ class Seal:
         return Unsealed(snapshot, self.data_key, self.record.parts(snapshot.size))
 
 
-def stored_size(seal: Seal | None, key: bytes, size_bytes: int | None) -> int | None:
+def seal_of_body(seal: Seal | None, key: bytes, size_bytes: int | None) -> Seal | None:
+    """The seal for a body of this size, None if that is not known yet. A directory's marker, which
+    is empty, stays so: there is nothing to seal."""
+    return None if size_bytes == 0 and key.endswith(b"/") else seal
+
+
+def stored_size(seal: Seal | None, size_bytes: int | None) -> int | None:
     """The size of a body as it is stored."""
-    if seal is None or size_bytes is None or key.endswith(b"/"):
-        return size_bytes
-    return sealed_size(size_bytes)
+    return size_bytes if seal is None or size_bytes is None else sealed_size(size_bytes)
 
 
-def sealing(seal: Seal | None, writer: W, key: bytes, number: int = 0) -> W | SealingWriter[W]:
-    """The writer that takes the plaintext of what `writer` is to store. A key that ends in `/` is
-    a directory and has no bytes to seal."""
-    if seal is None or key.endswith(b"/"):
-        return writer
-    return SealingWriter(writer, seal.data_key, number)
+def sealing(seal: Seal | None, writer: W, number: int = 0) -> W | SealingWriter[W]:
+    """The writer that takes the plaintext of what `writer` is to store."""
+    return writer if seal is None else SealingWriter(writer, seal.data_key, number)
 
 
 def sealed(writer: W | SealingWriter[W]) -> W:

@@ -22,7 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from hypothesis.stateful import run_state_machine_as_test as run_machine
 
 from cache import dirty
-from cache.errors import CacheError, NoSuchKey, PreconditionFailed, StoreUnavailable
+from cache.errors import CacheError, PreconditionFailed, StoreUnavailable
 from cache.open_files import OpenFile
 from cache.persist import place_of
 from cache.publishing import Object
@@ -97,9 +97,7 @@ class VolumeMachine(RuleBasedStateMachine):
     def check_names(self) -> None:
         listed = self.box.volume.objects.list(BUCKET, limit=100_000).entries
         found = {e.key: e.size for e in listed if isinstance(e, Object)}
-        wanted = {key: len(file.data) for key, file in self.model.files.items()}
-        wanted |= {key: 0 for key, d in self.model.directories.items() if d.explicit}
-        assert found == wanted
+        assert found == self.model.sizes()
         assert list(found) == sorted(found)
 
     def check_fsck(self) -> None:
@@ -143,6 +141,10 @@ class VolumeMachine(RuleBasedStateMachine):
             else:
                 assert self.box.stored_bytes(key) == file.data, key
                 assert head.attributes.mode == file.mode, key
+        for key, directory in self.model.directories.items():
+            assert self.box.store.store.head(key).size_bytes == len(directory.data), key
+            if directory.data:
+                assert self.box.stored_bytes(key) == directory.data, key
 
     def _drop_lost_and_found(self) -> None:
         """What we uploaded without learning of it and then changed looks like a change by others:
@@ -152,8 +154,8 @@ class VolumeMachine(RuleBasedStateMachine):
             self.box.store.store.delete(key)
 
     def check_everything(self) -> None:
-        for key, file in self.model.files.items():
-            assert self.box.get(key) == file.data, key
+        for key in self.model.s3_keys():
+            assert self.box.get(key) == self.model.get(key), key
         for path in [b"", *(p[:-1] for p in self.model.directories)]:
             self.compare_names(path)
 
@@ -168,7 +170,7 @@ class VolumeMachine(RuleBasedStateMachine):
 
     @rule(key=any_keys, size=sizes, seed=seeds)
     def s3_put(self, key: bytes, size: int, seed: int) -> None:
-        data = b"" if key.endswith(b"/") else some_bytes(size, seed)
+        data = some_bytes(size, seed)
         self.model.put(key, File(data))
         found = self.box.put(key, data)
         assert found.etag == hashlib.md5(data).hexdigest()
@@ -176,7 +178,7 @@ class VolumeMachine(RuleBasedStateMachine):
 
     @rule(key=any_keys, size=sizes)
     def s3_put_if_absent(self, key: bytes, size: int) -> None:
-        data = b"" if key.endswith(b"/") else some_bytes(size)
+        data = some_bytes(size)
 
         def absent(found: Object | None) -> None:
             if found is not None:
@@ -192,13 +194,8 @@ class VolumeMachine(RuleBasedStateMachine):
 
     @rule(key=any_keys)
     def s3_get(self, key: bytes) -> None:
-        def expected() -> None:
-            if key not in self.model.s3_keys():
-                raise NoSuchKey(key)
-
-        found = self.both(expected, lambda: self.box.get(key))
-        if key in self.model.files:
-            assert found == self.model.files[key].data
+        found = self.both(lambda: self.model.get(key), lambda: self.box.get(key))
+        assert found is None or found == self.model.get(key)
 
     @rule(key=keys, start=offsets, length=offsets)
     def s3_get_range(self, key: bytes, start: int, length: int) -> None:

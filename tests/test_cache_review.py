@@ -21,7 +21,6 @@ from cache.errors import (
     NoSuchBucket,
     NoSuchInode,
     NoSuchKey,
-    NotSupported,
     PreconditionFailed,
     StaleContent,
     StoreChanged,
@@ -369,19 +368,6 @@ def test_written_around_a_directory_that_moves_meanwhile_a_body_is_refused(
     with pytest.raises(NoSuchKey):
         box.get(b"d/x")
     box.close()
-
-
-def test_a_key_that_ends_in_a_slash_takes_no_bytes(box: TestVolume) -> None:
-    with pytest.raises(NotSupported):
-        box.put(b"d/", b"1" * 9000)
-    with pytest.raises(NotSupported):
-        box.volume.uploads.create(BUCKET, b"d/", owner="me", attributes=ObjectAttributes())
-    writer = box.volume.objects.writer(BUCKET, b"d/", size_bytes=None)
-    writer.write(b"1")
-    with pytest.raises(NotSupported):
-        writer.commit(etag="e", attributes=ObjectAttributes())
-    writer.abort()
-    assert box.listed() == []
 
 
 # ------------------------------------------------------------------------------------ buckets

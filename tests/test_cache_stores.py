@@ -467,6 +467,55 @@ def test_directory_markers(store: Store, backend: Backend, top: bytes) -> None:
         store.head(top + b"d/")
 
 
+def test_bytes_under_the_key_of_a_directory(store: Store, backend: Backend, top: bytes) -> None:
+    key, body = top + b"d/", b"0123456789" * 1000
+    assert store.capabilities.keeps_markers == backend.has_directories
+    wanted = StoredAttributes(
+        kind=Kind.DIRECTORY,
+        mode=0o750,
+        uid=12,
+        gid=34,
+        mtime_ns=10**18,
+        content_type="text/x-notes",
+        metadata={"colour": "blue"},
+        s3_etag="8" * 32,
+    )
+    if not backend.has_directories:
+        with pytest.raises(StoreRefused):
+            put(store, key, body, wanted)
+        return
+    stored = put(store, key, body, wanted)
+    put(store, top + b"d/file")
+    found = store.head(key)
+    assert (found.size_bytes, found.version) == (len(body), stored.version)
+    assert found.attributes is not None
+    assert found.attributes.s3_etag == wanted.s3_etag  # although a name came into the directory
+    same_attributes(found, dataclasses.replace(wanted, mtime_ns=found.attributes.mtime_ns))
+    assert content(store, key, stored.version) == body
+    assert b"".join(store.read(key, 5, 12, stored.version)) == b"5678901"
+    assert keys(store, top) == [key, top + b"d/file"]
+
+    other = dataclasses.replace(wanted, mode=0o700, metadata={"colour": "red"})
+    changed = store.set_attributes(key, other, expected=stored.version)
+    same_attributes(store.head(key), other)
+    assert content(store, key, changed.version) == body
+    moved = store.rename(top + b"d/", top + b"e/")
+    assert moved is None
+    assert content(store, top + b"e/") == body
+    assert content(store, top + b"e/file") == b"body"
+
+    put(store, top + b"e/", b"", wanted)
+    assert store.head(top + b"e/").size_bytes == 0
+    put(store, top + b"e/", body, wanted)
+    copied = store.copy(top + b"e/", None, top + b"copy", PLAIN)
+    assert (copied.size_bytes, content(store, top + b"copy")) == (len(body), body)
+    store.delete(top + b"e/")
+    assert files(store, top) == [top + b"copy", top + b"e/file"]
+    store.delete(top + b"e/file")
+    store.delete(top + b"e/")
+    assert keys(store, top) == [top + b"copy"]
+
+
 def test_deleting_a_full_directory_keeps_its_files(
     store: Store, backend: Backend, top: bytes
 ) -> None:

@@ -93,8 +93,7 @@ class MountedMachine(RuleBasedStateMachine):
 
     def check(self) -> None:
         """Both doors show the model's names and sizes."""
-        wanted = {key.decode(): len(file.data) for key, file in self.model.files.items()}
-        wanted |= {key.decode(): 0 for key, d in self.model.directories.items() if d.explicit}
+        wanted = {key.decode(): size for key, size in self.model.sizes().items()}
         assert self.s3.sizes(self.name) == wanted
         # Empty, `.` and `..` and what is too long are no names in the mount, nor is what is below.
         for path in [b"", *(p[:-1] for p in self.model.directories if is_shown(p[:-1]))]:
@@ -126,7 +125,7 @@ class MountedMachine(RuleBasedStateMachine):
 
     @rule(key=any_keys, size=sizes, seed=seeds)
     def s3_put(self, key: bytes, size: int, seed: int) -> None:
-        data = b"" if key.endswith(b"/") else some_bytes(size, seed)
+        data = some_bytes(size, seed)
         self.model.put(key, File(data))
         self.s3.put(self.name, key.decode(), data)
         self.check()

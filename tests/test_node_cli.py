@@ -346,7 +346,11 @@ def test_names_lists_what_the_mount_cannot_show(config: Path) -> None:
     ],
 )
 def test_hidden_keys(keys: list[bytes], hidden: list[bytes]) -> None:
-    assert sorted(key for key, _ in hidden_keys(keys)) == hidden
+    assert sorted(key for key, _ in hidden_keys((key, 0) for key in keys)) == hidden
+
+
+def test_bytes_under_the_key_of_a_directory_are_hidden() -> None:
+    assert [key for key, _ in hidden_keys([(b"a/", 5), (b"a/b", 1), (b"c/", 0)])] == [b"a/"]
 
 
 @pytest.mark.parametrize("command", ["status", "flush", "fsck", "stat x"])

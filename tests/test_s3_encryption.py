@@ -147,7 +147,20 @@ def test_no_disk_holds_the_plaintext(
     assert not holding(directory / "state" / "index", customer()["SSECustomerKey"].encode())
 
 
-def test_a_directory_has_nothing_to_encrypt(client: Any, bucket: str) -> None:
+@modes
+def test_bytes_under_the_key_of_a_directory(
+    door: Door, client: Any, bucket: str, mode: dict[str, str]
+) -> None:
+    body = MARK + bucket.encode()
+    where = {"Bucket": bucket, "Key": "dir/"}
+    assert said(client.put_object(**where, Body=body, **mode)) == expected(mode)
+    assert client.get_object(**where, **reading(mode))["Body"].read() == body
+    assert client.list_objects_v2(Bucket=bucket)["Contents"][0]["Size"] == len(body)
+    wait_until(lambda: persisted(door))
+    assert not holding(door.store.parent, body)
+
+
+def test_an_empty_directory_has_nothing_to_encrypt(client: Any, bucket: str) -> None:
     put = client.put_object(Bucket=bucket, Key="dir/", **NODE)
     assert said(put) == NODE
     head = client.head_object(Bucket=bucket, Key="dir/")

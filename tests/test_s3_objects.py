@@ -79,9 +79,15 @@ def test_directory_markers(client: Any, bucket: str, door: Door) -> None:
     assert code(client.head_object, Bucket=bucket, Key="dir") == "404"
     listed = [each["Key"] for each in client.list_objects_v2(Bucket=bucket)["Contents"]]
     assert listed == ["dir/", "implied/key"]
-    # A file system has nowhere to put the bytes of a directory: said, not dropped.
-    with_bytes = {"Bucket": bucket, "Key": "dir/", "Body": b"bytes"}
-    assert code(client.put_object, **with_bytes) == "NotImplemented"
+    client.put_object(Bucket=bucket, Key="dir/", Body=b"bytes", ContentType="text/plain")
+    found = client.get_object(Bucket=bucket, Key="dir/", Range="bytes=1-")
+    assert (found["Body"].read(), found["ContentType"]) == (b"ytes", "text/plain")
+    client.copy_object(Bucket=bucket, Key="copy/", CopySource={"Bucket": bucket, "Key": "dir/"})
+    sizes = {o["Key"]: o["Size"] for o in client.list_objects_v2(Bucket=bucket)["Contents"]}
+    assert sizes == {"copy/": 5, "dir/": 5, "implied/key": 1}
+    page = client.list_objects_v2(Bucket=bucket, Delimiter="/", Prefix="dir/")
+    assert [each["Key"] for each in page["Contents"]] == ["dir/"]
+    client.delete_object(Bucket=bucket, Key="copy/")
     client.delete_object(Bucket=bucket, Key="dir/")
     client.delete_object(Bucket=bucket, Key="implied/key")
     assert door.is_empty(bucket)

@@ -200,11 +200,11 @@ def to_object(
     tags = urlencode(dict(attributes.tags))
     if tags and not tagging:
         metadata[_TAGS] = tags
-    if attributes.kind == Kind.FILE:
+    if attributes.kind in (Kind.FILE, Kind.DIRECTORY):
         _make_room(metadata)
     content_type = attributes.content_type
     if attributes.kind == Kind.DIRECTORY:
-        content_type = DIRECTORY_TYPE
+        content_type = content_type or DIRECTORY_TYPE
     return ObjectFields(metadata, content_type, dict(attributes.headers), tags if tagging else "")
 
 
@@ -270,7 +270,7 @@ def from_object(
     stored_tags = dict(tags)
     if _TAGS in rest:
         stored_tags.update(parse_qsl(rest.pop(_TAGS), keep_blank_values=True))
-    if content_type == DEFAULT_TYPE or kind == Kind.DIRECTORY:
+    if content_type == DEFAULT_TYPE or (kind == Kind.DIRECTORY and content_type == DIRECTORY_TYPE):
         content_type = None
     etag, checksums = (
         _bound(said or added, size_bytes, raw_mtime)

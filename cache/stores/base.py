@@ -99,6 +99,8 @@ class Capabilities:
     conditional_put: bool
     """put() and Upload.commit() honour `expected` atomically; else it is a check just before."""
     lists_attributes: bool
+    keeps_markers: bool
+    """Keys that end in `/` are objects of their own, which may have bytes."""
 
 
 Read = Callable[[int, int], Iterable[bytes | memoryview]]

@@ -36,8 +36,9 @@ def expected_body(attributes: StoredAttributes) -> bytes | None:
     """The only body an object of this kind may have; None: any.
 
     What stands for a symlink in a store is its target (S3) or the link itself (a file system),
-    and a directory, FIFO or device has no bytes. The caller may pass that body or none."""
-    if attributes.kind == Kind.FILE:
+    and a FIFO or device has no bytes. The caller may pass that body or none. A directory has the
+    bytes that an S3 client put under its key."""
+    if attributes.kind in (Kind.FILE, Kind.DIRECTORY):
         return None
     if attributes.kind == Kind.SYMLINK:
         return attributes.symlink_target or b""

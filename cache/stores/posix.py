@@ -7,6 +7,7 @@ rest:
     posix_names        what a key is called that a path cannot say
     posix_root         whether the root is there, places of keys, locks between processes
     posix_attributes   mode, owner, mtime, and the xattrs user.forebay.*; version tokens
+    posix_directories  bytes under a key that ends in `/`
     posix_uploads      temporary file, fsync, rename, fsync of the directory
     posix_parts        multipart uploads
     posix_listing      listings in key order
@@ -36,7 +37,7 @@ from pathlib import Path
 from cache.config import ConfigError
 from cache.errors import StoreChanged, StoreCorrupt, StoreNotFound, StoreUnavailable
 from cache.records import Kind
-from cache.stores import posix_attributes
+from cache.stores import posix_attributes, posix_directories
 from cache.stores.base import (
     Capabilities,
     ListPage,
@@ -139,6 +140,7 @@ class PosixStore:
             native_directories=True,
             conditional_put=True,
             lists_attributes=True,
+            keeps_markers=True,
         )
 
     @property
@@ -233,14 +235,14 @@ class PosixStore:
                 self._root.locked(key),
                 self._root.found(key) as place,
             ):
-                check_expected(key, place.status, expected)
+                check_expected(key, place, expected)
                 assert place.status is not None, "found() yields what is there"
-                if stat.S_ISREG(place.status.st_mode) or stat.S_ISDIR(place.status.st_mode):
+                is_dir = stat.S_ISDIR(place.status.st_mode)
+                if is_dir or stat.S_ISREG(place.status.st_mode):
+                    apply = posix_directories.apply if is_dir else posix_attributes.apply
                     file = open_leaf(place.directory, place.name)
                     try:
-                        posix_attributes.apply(
-                            file, key, attributes, chown=self._chown, xattrs=self._xattrs
-                        )
+                        apply(file, key, attributes, chown=self._chown, xattrs=self._xattrs)
                         os.fsync(file)
                     finally:
                         os.close(file)
@@ -261,7 +263,7 @@ class PosixStore:
             raise StoreChanged(f"{source!r} is {stored.version}, not {version}")
         upload = self.begin_upload(target, stored.size_bytes)
         try:
-            if attributes.kind == Kind.FILE and not target.endswith(b"/"):
+            if stored.size_bytes and attributes.kind in (Kind.FILE, Kind.DIRECTORY):
                 file = open_pooled(self._root, self._pool, source)
                 try:
                     check_open(file, source, stored.version)
@@ -367,15 +369,9 @@ class PosixStore:
 
 def _remove(key: bytes, directory: int, name: bytes) -> bool:
     """Unlink or rmdir; False if the directory is not empty and stays."""
-    if not key.endswith(b"/"):
-        os.unlink(name, dir_fd=directory)
-        return True
-    try:
-        os.rmdir(name, dir_fd=directory)
-    except OSError as exc:
-        if exc.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-            raise
-        return False
+    if key.endswith(b"/"):
+        return posix_directories.remove(directory, name)
+    os.unlink(name, dir_fd=directory)
     return True
 
 

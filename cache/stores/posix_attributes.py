@@ -17,8 +17,8 @@ has no user xattrs on symlinks, FIFOs, sockets and devices: S3 attributes of tho
 not kept, as on a file system without xattrs (the store warns of that when it is opened).
 
 The version token is inode, size, mtime and ctime of a file: ctime changes with every chmod,
-rename and link too, and nothing can set it back, so bytes cannot change under an old token. A
-directory has no bytes: its token is its inode.
+rename and link too, and nothing can set it back, so bytes cannot change under an old token. The
+token of a directory without bytes (posix_directories) is its inode.
 
 Everything here works on descriptors that the caller opened without following symlinks.
 """

@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cache.errors import StoreUnavailable
-from cache.stores import posix_attributes
+from cache.stores import posix_attributes, posix_directories
 from cache.stores.base import ListPage, StoredObject, StoredPrefix
 from cache.stores.beneath import open_directory, open_leaf
 from cache.stores.posix_names import component_of, forms, is_continuation, piece_of
@@ -193,6 +193,8 @@ class Listing:
                     if not at_root:
                         log.debug("%r is no name of ours: not listed", name)
                     continue
+                if name == posix_directories.BODY and not lead:
+                    continue  # bytes of the directory's own key
                 suffix = lead + component + (b"/" if is_directory else b"")
                 yield _Entry(suffix, is_escaped, (*path, name))
 
@@ -237,6 +239,8 @@ def describe_at(directory: int, name: bytes, key: bytes) -> StoredObject:
             raise
         try:
             status = os.fstat(descriptor)
+            if stat.S_ISDIR(status.st_mode):
+                return posix_directories.described(key, descriptor)
             xattrs = posix_attributes.read_xattrs(descriptor)
         finally:
             os.close(descriptor)

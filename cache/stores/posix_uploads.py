@@ -29,7 +29,7 @@ from cache.errors import (
     StoreUnavailable,
 )
 from cache.records import Kind
-from cache.stores import posix_attributes
+from cache.stores import posix_attributes, posix_directories
 from cache.stores.base import ABSENT, StoredAttributes, StoredObject
 from cache.stores.beneath import open_leaf
 from cache.stores.bodies import expected_body
@@ -241,11 +241,16 @@ class Publisher:
             return posix_attributes.described(key, status, attributes.symlink_target, {})
 
     def publish_directory(
-        self, key: bytes, attributes: StoredAttributes, expected: str | None
+        self,
+        key: bytes,
+        attributes: StoredAttributes,
+        expected: str | None,
+        body: tuple[bytes, int] | None = None,
     ) -> StoredObject:
-        """mkdir, or new attributes for the directory that is there."""
+        """mkdir, or new attributes for the directory that is there. body: name and descriptor of a
+        temporary file with the bytes under its key; without one it has none."""
         with store_errors("create", key), self.root.locked(key), self.root.made(key) as place:
-            check_expected(key, place.status, expected)
+            check_expected(key, place, expected)
             if place.status is None:
                 with contextlib.suppress(FileExistsError):
                     os.mkdir(place.name, 0o700, dir_fd=place.directory)
@@ -254,15 +259,33 @@ class Publisher:
             try:
                 if place.status is None:
                     os.fchmod(directory, self._directory_mode)
-                posix_attributes.apply(
+                if body is None:
+                    posix_directories.remove_body(directory)
+                else:
+                    self._put_body(key, directory, body, attributes)
+                posix_directories.apply(
                     directory, key, attributes, chown=self._chown, xattrs=self._xattrs
                 )
                 os.fsync(directory)
                 place.sync()
-                xattrs = posix_attributes.read_xattrs(directory)
-                return posix_attributes.described(key, os.fstat(directory), None, xattrs)
+                return posix_directories.described(key, directory)
             finally:
                 os.close(directory)
+
+    def _put_body(
+        self, key: bytes, directory: int, body: tuple[bytes, int], attributes: StoredAttributes
+    ) -> None:
+        """Attributes, fsync, rename: the directory is left to the caller to sync."""
+        temporary, descriptor = body
+        os.fchmod(descriptor, self._file_mode)
+        own = posix_directories.of_body(attributes)
+        posix_attributes.apply(descriptor, key, own, chown=self._chown, xattrs=self._xattrs)
+        os.fsync(descriptor)
+        uploads = self.root.reserved(UPLOADS)
+        try:
+            os.rename(temporary, posix_directories.BODY, src_dir_fd=uploads, dst_dir_fd=directory)
+        finally:
+            os.close(uploads)
 
     @contextlib.contextmanager
     def _renamed(self, key: bytes, temporary: bytes, expected: str | None) -> Iterator[Place]:
@@ -275,7 +298,7 @@ class Publisher:
             with self.root.locked(key):
                 for attempt in range(_PLACE_ATTEMPTS):
                     with self.root.made(key) as place:
-                        check_expected(key, place.status, expected)
+                        check_expected(key, place, expected)
                         try:
                             os.rename(
                                 temporary,
@@ -295,11 +318,17 @@ class Publisher:
             os.close(uploads)
 
 
-def check_expected(key: bytes, status: os.stat_result | None, expected: str | None) -> None:
+def check_expected(key: bytes, place: Place, expected: str | None) -> None:
     """StoreChanged unless what is there is what the writer expects; call it locked."""
     if expected is None:
         return
-    current = ABSENT if status is None else version_of(status)
+    status = place.status
+    if status is None:
+        current = ABSENT
+    elif stat.S_ISDIR(status.st_mode):
+        current = posix_directories.version_at(place.directory, place.name)
+    else:
+        current = version_of(status)
     if current != expected:
         raise StoreChanged(f"{key!r} is {current or 'absent'}, not {expected or 'absent'}")
 
@@ -329,12 +358,21 @@ class PosixUpload:
     def commit(self, attributes: StoredAttributes, *, expected: str | None = None) -> StoredObject:
         assert not self._done, "commit after commit or abort"
         fixed = expected_body(attributes)
-        if fixed is None and not self._key.endswith(b"/"):
+        has_body = self._body is not None or bool(self._gathered)
+        if self._key.endswith(b"/"):
+            if attributes.kind not in (Kind.DIRECTORY, Kind.FILE):
+                raise StoreRefused(f"{self._key!r} can only be a directory")
+            stored = self._commit_directory(attributes, expected, has_body=has_body)
+        elif attributes.kind == Kind.DIRECTORY:
+            raise StoreRefused(f"{self._key!r}: the key of a directory ends in /")
+        elif fixed is None:
             stored = self._commit_file(attributes, expected)
         else:
             if self._body is not None or bytes(self._gathered) not in (b"", fixed):
                 raise StoreRefused(f"{self._key!r}: a {attributes.kind.name} cannot hold a body")
-            stored = self._pool.run(lambda: self._publish_other(attributes, expected))
+            stored = self._pool.run(
+                lambda: self._publisher.publish_special(self._key, attributes, expected)
+            )
         self._done = True
         return stored
 
@@ -347,30 +385,37 @@ class PosixUpload:
             self._body.file.close(lambda: self._publisher.remove_temporary(self._temporary))
 
     def _commit_file(self, attributes: StoredAttributes, expected: str | None) -> StoredObject:
+        return self._commit_body(
+            lambda body: self._publisher.publish_file(
+                self._key, self._temporary, body, attributes, expected
+            )
+        )
+
+    def _commit_directory(
+        self, attributes: StoredAttributes, expected: str | None, *, has_body: bool
+    ) -> StoredObject:
+        publish = self._publisher.publish_directory
+        if not has_body:
+            return self._pool.run(lambda: publish(self._key, attributes, expected))
+        return self._commit_body(
+            lambda body: publish(self._key, attributes, expected, (self._temporary, body))
+        )
+
+    def _commit_body(self, publish: Callable[[int], StoredObject]) -> StoredObject:
+        """publish(descriptor) gives the temporary file its name."""
         body = self._flush()
         descriptor = body.file.descriptor
 
-        def publish() -> StoredObject:
+        def commit() -> StoredObject:
             # A file system tells no checksum of what it holds; the size is what can be compared.
             actual = os.fstat(descriptor).st_size
             if actual != body.size_bytes:
                 raise StoreCorrupt(f"{self._key!r}: {actual} of {body.size_bytes} bytes written")
-            return self._publisher.publish_file(
-                self._key, self._temporary, descriptor, attributes, expected
-            )
+            return publish(descriptor)
 
-        stored = body.file.run(publish)
+        stored = body.file.run(commit)
         body.file.close()
         return stored
-
-    def _publish_other(self, attributes: StoredAttributes, expected: str | None) -> StoredObject:
-        if self._key.endswith(b"/"):
-            if attributes.kind not in (Kind.DIRECTORY, Kind.FILE):
-                raise StoreRefused(f"{self._key!r} can only be a directory")
-            return self._publisher.publish_directory(self._key, attributes, expected)
-        if attributes.kind == Kind.DIRECTORY:
-            raise StoreRefused(f"{self._key!r}: the key of a directory ends in /")
-        return self._publisher.publish_special(self._key, attributes, expected)
 
     def _flush(self) -> BodyFile:
         """Write what was gathered; make the temporary file if there is none."""
@@ -415,7 +460,12 @@ def open_file(root: PosixRoot, key: bytes) -> int:
     """A read descriptor of the regular file under key."""
     with store_errors("open", key), root.found(key) as place:
         descriptor = open_leaf(place.directory, place.name)
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            os.close(descriptor)
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISREG(mode):
+            return descriptor
+        try:
+            if stat.S_ISDIR(mode):
+                return posix_directories.open_body(key, descriptor)
             raise StoreRefused(f"{key!r} has no bytes to read")
-        return descriptor
+        finally:
+            os.close(descriptor)

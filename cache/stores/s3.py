@@ -88,6 +88,7 @@ class S3Store:
             native_directories=False,
             conditional_put=self._requests.has_conditions,
             lists_attributes=False,
+            keeps_markers=self._config.directory_markers == "store",
         )
 
     def head(self, key: bytes) -> StoredObject:

@@ -28,6 +28,7 @@ from cache.errors import (
     StoreCorrupt,
     StoreError,
     StoreNotFound,
+    StoreRefused,
     StoreUnavailable,
 )
 from cache.records import Kind
@@ -201,6 +202,8 @@ class ObjectRequests:
     ) -> StoredObject:
         """One PutObject, verified by MD5 on both sides."""
         if self.omits(key):
+            if body:
+                raise StoreRefused(f"{key!r}: this store is configured to have no such keys")
             return self.omitted(key, attributes)
         fixed = expected_body(attributes)
         if fixed is not None:

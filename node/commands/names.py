@@ -37,7 +37,7 @@ def names(
         hidden = [
             {"bucket": name, "key": readable(key), "reason": reason}
             for name in buckets
-            for key, reason in hidden_keys(_keys(volume, name))
+            for key, reason in hidden_keys(_keys_and_sizes(volume, name))
         ]
     if as_json:
         print_json({"hidden": hidden})
@@ -49,14 +49,15 @@ def names(
         typer.echo("Every key can be seen on the mount.")
 
 
-def hidden_keys(keys: Iterable[bytes]) -> Iterator[tuple[bytes, str]]:
-    """Those of the keys (all of a bucket's, in byte order) that no path of the mount leads to.
+def hidden_keys(keys: Iterable[tuple[bytes, int]]) -> Iterator[tuple[bytes, str]]:
+    """Those of the keys (all of a bucket's, in byte order, with the sizes of their objects) that
+    no path of the mount leads to, or not to their bytes.
 
     Holds only the keys that a directory of the same name may still follow: `a` until `a0`, as
     everything in `a/` lies between them.
     """
     open_files: list[tuple[bytes, bool]] = []  # key, already reported
-    for key in keys:
+    for key, size_bytes in keys:
         while open_files and key >= open_files[-1][0] + b"0":
             open_files.pop()
         for number, (file, reported) in enumerate(open_files):
@@ -66,7 +67,10 @@ def hidden_keys(keys: Iterable[bytes]) -> Iterator[tuple[bytes, str]]:
         reason = _not_a_path(key)
         if reason:
             yield key, reason
-        elif not key.endswith(b"/"):
+        elif key.endswith(b"/"):
+            if size_bytes:
+                yield key, "a directory, which shows no bytes of its own"
+        else:
             open_files.append((key, False))
 
 
@@ -81,11 +85,11 @@ def _not_a_path(key: bytes) -> str:
     return ""
 
 
-def _keys(volume: Volume, bucket: str) -> Iterator[bytes]:
+def _keys_and_sizes(volume: Volume, bucket: str) -> Iterator[tuple[bytes, int]]:
     after, truncated = b"", True
     while truncated:
         page = volume.objects.list(bucket, after=after, limit=_PAGE)
         for entry in page.entries:
             assert isinstance(entry, Object), "no delimiter, no common prefixes"
-            yield entry.key
+            yield entry.key, entry.size
         after, truncated = page.last, page.truncated

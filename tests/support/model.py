@@ -36,6 +36,7 @@ class File:
 class Directory:
     explicit: bool
     mode: int = 0o755
+    data: bytes = b""  # what S3 clients have under its key
 
 
 @dataclass
@@ -48,7 +49,8 @@ class Model:
     def put(self, key: bytes, file: File) -> None:
         self._imply(parent_of(key))
         if key.endswith(b"/"):
-            self.directories.setdefault(key, Directory(explicit=True)).explicit = True
+            directory = self.directories.setdefault(key, Directory(explicit=True))
+            directory.explicit, directory.data = True, file.data
         else:
             self.files[key] = file
 
@@ -56,14 +58,26 @@ class Model:
         if key.endswith(b"/"):
             if key in self.directories:
                 self.directories[key].explicit = False
+                self.directories[key].data = b""
                 self._prune(key)
         elif self.files.pop(key, None) is not None:
             self._prune(parent_of(key))
+
+    def sizes(self) -> dict[bytes, int]:
+        """Of all that a listing shows."""
+        markers = {path: len(d.data) for path, d in self.directories.items() if d.explicit}
+        return {key: len(file.data) for key, file in self.files.items()} | markers
 
     def s3_keys(self) -> list[bytes]:
         """What a listing shows, in order."""
         markers = [path for path, d in self.directories.items() if d.explicit]
         return sorted([*self.files, *markers])
+
+    def get(self, key: bytes) -> bytes:
+        """The bytes that S3 clients get. NoSuchKey."""
+        if key not in self.s3_keys():
+            raise NoSuchKey(key)
+        return (self.files.get(key) or self.directories[key]).data
 
     def listing(self, prefix: bytes, delimiter: bytes, after: bytes) -> list[bytes]:
         """Keys and common prefixes greater than `after`."""
@@ -128,8 +142,7 @@ class Model:
     def rmdir(self, path: bytes) -> None:
         if not isinstance(self.find(path), Directory):
             raise NotADirectory(path)
-        if not self._is_empty(path + b"/"):
-            raise NotEmpty(path)
+        self._require_empty(path + b"/")
         del self.directories[path + b"/"]
         self._keep(parent_of(path))
 
@@ -156,8 +169,7 @@ class Model:
         if isinstance(self.find(path), Directory):
             if not isinstance(source, Directory):
                 raise IsADirectory(path)
-            if not self._is_empty(path + b"/"):
-                raise NotEmpty(path)
+            self._require_empty(path + b"/")
             del self.directories[path + b"/"]
         elif isinstance(source, Directory):
             raise NotADirectory(path)
@@ -201,6 +213,10 @@ class Model:
         return not any(
             p != directory and p.startswith(directory) for p in [*self.files, *self.directories]
         )
+
+    def _require_empty(self, directory: bytes) -> None:
+        if self.directories[directory].data or not self._is_empty(directory):
+            raise NotEmpty(directory)
 
     def _prune(self, directory: bytes) -> None:
         while directory and not self.directories[directory].explicit:
