@@ -24,7 +24,7 @@ import trio
 
 from cache.changes import ChangeListener
 from cache.volume import Volume
-from fuse import mountpoint
+from fuse import mountpoint, replacing
 from fuse.config import MountConfig
 from fuse.interrupts import Interrupts
 from fuse.kernel import KernelCache
@@ -111,7 +111,7 @@ def _mount(operations: Operations, path: Path, config: MountConfig) -> Mount:
         if wanted:
             options.add(option)
     try:
-        pyfuse3.init(operations, str(path), options)
+        pyfuse3.init(operations, _place(path, config), options)
     except RuntimeError as exc:
         raise MountError(f"cannot mount on {path}: {exc}") from exc
     mount = mountpoint.mounted_on(path)
@@ -119,6 +119,19 @@ def _mount(operations: Operations, path: Path, config: MountConfig) -> Mount:
         raise MountError(f"{path} was unmounted at once")
     log.info("mounted on %s", path)
     return mount
+
+
+def _place(path: Path, config: MountConfig) -> str:
+    """Where libfuse is to mount: in the place of a dead mount it need not, as it is done."""
+    if mountpoint.mounted_on(path) is None:
+        return str(path)
+    place = str(path)
+    try:
+        place = replacing.mount_beneath(path, config)
+    except OSError as exc:
+        log.debug("programs may see an empty %s for a moment: %s", path, exc.strerror)
+    mountpoint.take_dead_off(path)
+    return place
 
 
 def _end(mount: Mount, kernel: KernelCache, config: MountConfig) -> None:

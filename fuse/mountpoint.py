@@ -48,30 +48,38 @@ class Mount:
 
 def mounted_on(path: Path) -> Mount | None:
     """What is mounted on exactly this path (absolute, without symlinks); None if nothing is."""
-    found = None
+    found = _mounts_on(path)
+    return found[-1] if found else None
+
+
+def _mounts_on(path: Path) -> list[Mount]:
+    """All that is mounted on the path, one over the other."""
+    found = []
     for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
         # proc(5): id parent major:minor root mount-point options [optional fields] - type ...
         left, _, right = line.partition(b" - ")
         fields = left.split()
         if _unescape(fields[4]) == os.fsencode(path):
-            found = Mount(kind=right.split()[0].decode(), device=fields[2].decode())
+            found.append(Mount(kind=right.split()[0].decode(), device=fields[2].decode()))
     return found
 
 
 def prepare(path: Path) -> Path:
-    """Make the directory if it is missing, take a dead mount off it; its real path.
+    """Make the directory if it is missing; its real path. A dead mount stays on it, for
+    fuse/replacing.py to put another in its place.
 
     MountError where something else, or a living FUSE file system, is mounted.
     """
     # Only the parents: looking at the last component of a dead mount fails, of a hung one hangs.
     path = path.parent.resolve() / path.name
-    while mount := mounted_on(path):
-        if not mount.kind.startswith("fuse"):
-            raise MountError(f"{path} is the mount point of a {mount.kind} file system")
+    while mounts := _mounts_on(path):
+        if not mounts[-1].kind.startswith("fuse"):
+            raise MountError(f"{path} is the mount point of a {mounts[-1].kind} file system")
         if not _is_dead(path):
             raise MountError(f"{path} is mounted already, and something serves it")
-        log.info("taking a dead mount off %s", path)
-        detach(path)
+        if len(mounts) == 1:
+            return path
+        take_dead_off(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
@@ -135,6 +143,12 @@ def detach(path: Path) -> None:
     """Take the mount away from the path at once, whoever still uses it."""
     if _run("fusermount3", "-u", "-z", "--", str(path)) and mounted_on(path):
         raise MountError(f"cannot unmount {path}")
+
+
+def take_dead_off(path: Path) -> None:
+    """Detach the topmost mount, whose process is gone."""
+    log.info("taking a dead mount off %s", path)
+    detach(path)
 
 
 def abort(mount: Mount) -> None:

@@ -218,6 +218,37 @@ def test_a_killed_mount_answers_enotconn_and_is_mounted_over(tmp_path: Path) -> 
         assert _mount_line(mount)  # one, not two on top of each other
 
 
+@pytest.mark.skipif(
+    os.geteuid() != 0 or tuple(map(int, os.uname().release.split(".")[:2])) < (6, 5),
+    reason="only root, from Linux 6.5 on, mounts beneath another mount",
+)
+def test_the_directory_below_is_never_seen(tmp_path: Path) -> None:
+    """It is empty, and a mirror job would delete everything at its other end."""
+    settings = {"suid": True, "noexec": True, "allow_other": True, "fsname": "tank"}
+    with mounted(tmp_path, **settings) as mount:
+        (mount.bucket / "file").write_bytes(b"acknowledged")
+        before = _mount_line(mount).split()[3:]
+        mount.kill()
+        seen: set[int | tuple[str, ...]] = set()
+        back = threading.Event()
+
+        def look() -> None:
+            while not back.is_set():
+                try:
+                    seen.add(tuple(os.listdir(mount.root)))
+                except OSError as exc:
+                    seen.add(exc.errno or 0)
+
+        looking = threading.Thread(target=look)
+        looking.start()
+        mount.start()
+        back.set()
+        looking.join()
+        assert seen <= {errno.ENOTCONN, errno.ECONNABORTED, (mount.bucket.name,)}
+        assert _mount_line(mount).split()[5:] == before[2:]
+        assert (mount.bucket / "file").read_bytes() == b"acknowledged"
+
+
 def test_a_mount_that_lives_is_not_mounted_over(tmp_path: Path) -> None:
     with mounted(tmp_path) as mount, pytest.raises(MountError, match="something serves it"):
         mountpoint.prepare(mount.root)
