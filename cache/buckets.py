@@ -13,7 +13,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from functools import partial
+from functools import lru_cache, partial
 
 import msgspec
 
@@ -338,10 +338,16 @@ class Buckets:
 
 
 def _recorded(txn: Txn, name: str) -> Bucket:
-    bucket = txn.record(Table.BUCKETS, name.encode(), Bucket)
-    if bucket is None:
+    value = txn.get(Table.BUCKETS, name.encode())
+    if value is None:
         raise NoSuchBucket(name)
-    return bucket
+    return _decoded(value)
+
+
+@lru_cache(1024)
+def _decoded(value: bytes) -> Bucket:
+    """Every request asks for its bucket several times, and a bucket may have a long policy."""
+    return unpack(value, Bucket)
 
 
 def _holds_files(txn: Txn, directory: int) -> bool:

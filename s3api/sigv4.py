@@ -17,10 +17,11 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from urllib.parse import quote, unquote_to_bytes
 
 from s3api.errors import S3Error
@@ -41,6 +42,7 @@ _AMZ_DATE = re.compile(r"\d{8}T\d{6}Z")
 _NUMBER = re.compile(r"-?[0-9]{1,9}")
 _SHA256_HEX = re.compile(r"[0-9a-f]{64}")
 _SIGNATURE = re.compile(r"[0-9a-f]{64}")
+_UNRESERVED = re.compile(r"[A-Za-z0-9_.~-]*")
 _SIGNED_HEADERS = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+(;[a-z0-9!#$%&'*+.^_`|~-]+)*")
 _QUERY_PARAMETERS = (
     "X-Amz-Algorithm",
@@ -330,11 +332,17 @@ def verify(request: Request, claim: Claim, secret: str) -> SigningKey:
     """The signing key, if the claim's signature is what the secret gives; SignatureDoesNotMatch
     if not. Compares in constant time."""
     key = SigningKey.derive(secret, claim.scope)
-    raw = request.raw_path
-    for path in dict.fromkeys((raw, quote(unquote_to_bytes(raw), safe="/~"))):
+    for path in _spellings(request.raw_path):
         if hmac.compare_digest(key.sign(string_to_sign(request, claim, path)), claim.signature):
             return key
     raise S3Error("SignatureDoesNotMatch", AWSAccessKeyId=claim.access_key)
+
+
+def _spellings(raw_path: str) -> Iterator[str]:
+    yield raw_path
+    anew = quote(unquote_to_bytes(raw_path), safe="/~")
+    if anew != raw_path:
+        yield anew
 
 
 def string_to_sign(request: Request, claim: Claim, path: str) -> str:
@@ -361,11 +369,14 @@ def canonical_request(request: Request, claim: Claim, path: str) -> str:
 
 def canonical_query(parameters: Iterable[tuple[str, str]]) -> str:
     pairs = [
-        (quote(name, safe="~"), quote(value, safe="~"))
-        for name, value in parameters
-        if name != "X-Amz-Signature"
+        (_quoted(name), _quoted(value)) for name, value in parameters if name != "X-Amz-Signature"
     ]
     return "&".join(f"{name}={value}" for name, value in sorted(pairs))
+
+
+def _quoted(text: str) -> str:
+    # quote() looks at each character, also where nothing is to be quoted.
+    return text if _UNRESERVED.fullmatch(text) else quote(text, safe="~")
 
 
 @dataclass(frozen=True, slots=True)
@@ -376,6 +387,7 @@ class SigningKey:
     scope: Scope
 
     @classmethod
+    @lru_cache(1024)  # the same all day, and four digests to make
     def derive(cls, secret: str, scope: Scope) -> SigningKey:
         key = f"AWS4{secret}".encode()
         for step in (scope.date, scope.region, scope.service, "aws4_request"):
