@@ -13,6 +13,7 @@ object says otherwise.
 from __future__ import annotations
 
 import bisect
+import errno
 import logging
 import os
 import threading
@@ -494,3 +495,26 @@ def chunks(snapshot: Snapshot, start: int, stop: int) -> Iterator[bytes]:
         for offset in range(0, piece.length, MIB):
             length = min(MIB, piece.length - offset)
             yield FileRange(piece.file, piece.offset + offset, length).read()
+
+
+def read_nowait(pieces: list[Piece], room: memoryview) -> memoryview | None:
+    """All pieces, put into `room`, if the page cache has them. Never blocks."""
+    end = 0
+    for piece in pieces:
+        if isinstance(piece, bytes):
+            room[end : end + len(piece)] = piece
+            end += len(piece)
+            continue
+        part = room[end : end + piece.length]
+        try:
+            count = os.preadv(piece.file.fileno(), [part], piece.offset, os.RWF_NOWAIT)
+        except BlockingIOError:
+            return None
+        except OSError as exc:
+            if exc.errno == errno.EOPNOTSUPP:  # tmpfs, some network file systems: never nowait
+                return None
+            raise
+        if count != piece.length:
+            return None
+        end += count
+    return room[:end]

@@ -9,7 +9,6 @@ Blocking, thread-safe; the lock of an OpenFile is held over its disk writes and 
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import logging
 import os
@@ -22,7 +21,7 @@ import msgspec
 from cache import extents, namespace, retention
 from cache.admission import Admission
 from cache.buckets import Buckets
-from cache.contents import INLINE_MAX, Contents, FileRange, Snapshot
+from cache.contents import INLINE_MAX, Contents, Snapshot, read_nowait
 from cache.errors import CacheError, IsADirectory, NoSuchInode, SealedContent
 from cache.fetch import Fetcher
 from cache.index import Index, Table, Txn
@@ -206,7 +205,7 @@ class OpenFile:
             self._lock.release()
         if pieces is None:
             return None
-        return _read_nowait(pieces, room)
+        return read_nowait(pieces, room)
 
     def _has_snapshot(self) -> bool:
         """Whether what is published is known, or could be looked up at once: a large file has
@@ -408,6 +407,8 @@ class OpenFile:
     def truncate(self, size: int) -> Inode:
         """Set the size, published at once. Blocks."""
         with self._lock:
+            if size == self._size and not self._changed:
+                return self._shared.index.commit(self._touch)
             if size < self._size:
                 self._cut(size)
             elif size > self._size:
@@ -415,6 +416,18 @@ class OpenFile:
             self._mtime_ns = time.time_ns()
             self._changed = True
             return self.publish()
+
+    def _touch(self, txn: Txn) -> Inode:
+        """A file that is cut to what it is: its times move, its ETag stays."""
+        inode = namespace.get(txn, self.inode_id)
+        retention.check_removable(namespace.object_attributes(txn, inode), bypass=False)
+        now = time.time_ns()
+        revision = inode.attributes_revision + 1
+        inode = namespace.update(
+            txn, inode, mtime_ns=now, ctime_ns=now, attributes_revision=revision
+        )
+        mark_all(txn, self._shared.buckets, inode)
+        return inode
 
     def _cut(self, size: int) -> None:
         if self._image is not None:
@@ -573,26 +586,3 @@ def _changing(txn: Txn, inode_id: int) -> Inode:
     inode = namespace.get(txn, inode_id)
     retention.check_removable(namespace.object_attributes(txn, inode), bypass=False)
     return namespace.forget_checksums(txn, inode)
-
-
-def _read_nowait(pieces: list[FileRange | bytes], room: memoryview) -> memoryview | None:
-    """All pieces, put into `room`, if the page cache has them."""
-    end = 0
-    for piece in pieces:
-        if isinstance(piece, bytes):
-            room[end : end + len(piece)] = piece
-            end += len(piece)
-            continue
-        part = room[end : end + piece.length]
-        try:
-            count = os.preadv(piece.file.fileno(), [part], piece.offset, os.RWF_NOWAIT)
-        except BlockingIOError:
-            return None
-        except OSError as exc:
-            if exc.errno == errno.EOPNOTSUPP:  # tmpfs, some network file systems: never nowait
-                return None
-            raise
-        if count != piece.length:
-            return None
-        end += count
-    return room[:end]

@@ -130,6 +130,28 @@ def test_the_etag_is_the_md5_of_a_file_written_front_to_back(box: TestVolume, si
         assert box.volume.objects.get(BUCKET, b"f").etag != changed
 
 
+@pytest.mark.parametrize("size", [0, 100, 600_000])
+def test_the_etag_stays_as_long_as_the_content(box: TestVolume, size: int) -> None:
+    box.create(b"f")
+    box.write(b"f", some_bytes(size))
+    box.write(b"f", some_bytes(size)[:1])  # so that the large one has no MD5
+    box.drain()
+    before = box.inode(b"f")
+    file = box.volume.open_files.open(before.id, write=True)
+    file.truncate(size)
+    file.sync()
+    file.release()
+    box.volume.open_files.truncate(before.id, size)
+    box.chmod(b"f", 0o600)
+    box.volume.xattrs.set(before.id, b"user.s3.tag.t", b"1", create=False, replace=False)
+    box.rename(b"f", b"g")
+    after = box.inode(b"g")
+    assert (after.etag, after.revision) == (before.etag, before.revision)
+    assert after.mtime_ns > before.mtime_ns
+    box.drain()
+    assert box.store.calls["put"] == 1  # and nothing was sent again
+
+
 def test_an_unlinked_file_lives_until_its_last_close(box: TestVolume) -> None:
     inode = box.create(b"f")
     box.write(b"f", b"1" * 9000)
