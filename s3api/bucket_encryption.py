@@ -15,16 +15,13 @@ from typing import Any
 from aiohttp import web
 
 from cache.records import Bucket
-from s3api.documents import read_document as read_xml
-from s3api.documents import write_document
 from s3api.errors import S3Error, not_implemented
-from s3api.model import MODEL
 from s3api.operations import Call, offers
-from s3api.transfer import read_document
+from s3api.parsing import read_kept
+from s3api.subresources import delete_document, put_document
 
 _NAME = "encryption"  # of the document in Bucket.settings
 _CONFIGURATION = "ServerSideEncryptionConfiguration"
-_SHAPE = MODEL.shapes[_CONFIGURATION]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +42,7 @@ def default_of(bucket: Bucket) -> Default | None:
 
 @lru_cache(256)
 def _read(document: bytes) -> Default:
-    rule = _rule(document)
+    rule = _rule_of(document)
     applied = rule.get("ApplyServerSideEncryptionByDefault", {})
     return Default(
         applied.get("SSEAlgorithm", ""),
@@ -55,22 +52,15 @@ def _read(document: bytes) -> Default:
     )
 
 
-def _rule(document: bytes) -> dict[str, Any]:
-    operation = MODEL.operations["PutBucketEncryption"]
-    assert operation.input is not None
-    rule: dict[str, Any] = read_xml(document, operation.input.members[_CONFIGURATION])["Rules"][0]
+def _rule_of(document: bytes) -> dict[str, Any]:
+    rule: dict[str, Any] = read_kept(document, "PutBucketEncryption")["Rules"][0]
     return rule
 
 
 @offers("PutBucketEncryption", f"ContentMD5 {_CONFIGURATION}")
 async def put_bucket_encryption(call: Call) -> web.StreamResponse:
     """That a KMS key exists is seen when it is used, as on Amazon."""
-    call.volume.buckets.get(call.bucket)
-    configuration: dict[str, Any] = (await read_document(call))[_CONFIGURATION]
-    _check(configuration)
-    document = write_document(_CONFIGURATION, _SHAPE, configuration)
-    await call.threads.metadata(call.volume.buckets.change_settings, call.bucket, {_NAME: document})
-    return call.document({})
+    return await put_document(call, _NAME, _check)
 
 
 def _check(configuration: dict[str, Any]) -> None:
@@ -99,15 +89,14 @@ def _check(configuration: dict[str, Any]) -> None:
 
 @offers("GetBucketEncryption")
 async def get_bucket_encryption(call: Call) -> web.StreamResponse:
-    document = call.volume.buckets.get(call.bucket).settings.get(_NAME)
+    document = call.access.bucket.settings.get(_NAME)
     if document is None:
         raise S3Error("ServerSideEncryptionConfigurationNotFoundError", BucketName=call.bucket)
-    rule = {"BucketKeyEnabled": False, **_rule(document)}
+    rule = {"BucketKeyEnabled": False, **_rule_of(document)}
     return call.document({_CONFIGURATION: {"Rules": [rule]}})
 
 
 @offers("DeleteBucketEncryption")
 async def delete_bucket_encryption(call: Call) -> web.StreamResponse:
     """Objects that are there stay as they are."""
-    await call.threads.metadata(call.volume.buckets.change_settings, call.bucket, {_NAME: None})
-    return call.document({})
+    return await delete_document(call, _NAME)

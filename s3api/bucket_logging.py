@@ -27,7 +27,7 @@ _PREFIX_MAX = 800
 
 @offers("PutBucketLogging", "BucketLoggingStatus ContentMD5")
 async def put_bucket_logging(call: Call) -> web.StreamResponse:
-    source = call.volume.buckets.get(call.bucket)
+    source = call.access.bucket
     status = (await read_document(call)).get(_STATUS)
     if status is None:
         raise S3Error("MalformedXML")
@@ -81,7 +81,7 @@ def _check(call: Call, source: Bucket, enabled: dict[str, Any]) -> None:
 
 @offers("GetBucketLogging")
 async def get_bucket_logging(call: Call) -> web.StreamResponse:
-    text = call.volume.buckets.get(call.bucket).settings.get(DOCUMENT)
+    text = call.access.bucket.settings.get(DOCUMENT)
     if text is None:
         text = write_document(_STATUS, MODEL.shapes[_STATUS], {})
     return call.answer(headers={"Content-Type": "application/xml"}, body=text)

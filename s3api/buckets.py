@@ -130,7 +130,7 @@ def _delete(call: Call) -> None:
 
 @offers("HeadBucket")
 async def head_bucket(call: Call) -> web.StreamResponse:
-    bucket = call.volume.buckets.get(call.bucket)
+    bucket = call.access.bucket
     return call.document(
         {"BucketRegion": region_of(call.door.config, bucket), "AccessPointAlias": False}
     )
@@ -138,7 +138,7 @@ async def head_bucket(call: Call) -> web.StreamResponse:
 
 @offers("GetBucketLocation")
 async def get_bucket_location(call: Call) -> web.StreamResponse:
-    bucket = call.volume.buckets.get(call.bucket)
+    bucket = call.access.bucket
     region = region_of(call.door.config, bucket)
     # Amazon's first region has no name here, unless the bucket's creator gave it one.
     unnamed = region == "us-east-1" and _LOCATION not in bucket.settings

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 from cache.records import Bucket
 from s3api.acl import Acl, private, unpack
-from s3api.documents import read_document, write_document
+from s3api.documents import write_document
 from s3api.errors import S3Error
 from s3api.model import MODEL
-from s3api.parsing import payload_member
+from s3api.parsing import read_kept
 from s3api.policy.documents import Policy, stored_bucket_policy
 from s3api.policy.publicity import is_public
 
@@ -109,24 +108,17 @@ def ownership_document(ownership: str) -> bytes:
 
 @lru_cache(256)
 def _ownership(text: bytes) -> str:
-    (rule,) = _parse("PutBucketOwnershipControls", text)["Rules"]
+    (rule,) = read_kept(text, "PutBucketOwnershipControls")["Rules"]
     ownership: str = rule["ObjectOwnership"]
     return ownership
 
 
 @lru_cache(256)
 def _block(text: bytes) -> PublicAccessBlock:
-    found = _parse("PutPublicAccessBlock", text)
+    found = read_kept(text, "PutPublicAccessBlock")
     return PublicAccessBlock(
         found.get("BlockPublicAcls", False),
         found.get("IgnorePublicAcls", False),
         found.get("BlockPublicPolicy", False),
         found.get("RestrictPublicBuckets", False),
     )
-
-
-def _parse(operation: str, text: bytes) -> dict[str, Any]:
-    """A kept document as the members that the operation, which puts it, reads."""
-    member = payload_member(MODEL.operations[operation])
-    assert member is not None, operation
-    return read_document(text, member)

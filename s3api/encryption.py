@@ -25,7 +25,7 @@ from cache.errors import NoSuchMasterKey, SealBroken
 from cache.frames import SealedPart
 from cache.keyring import Keyring
 from cache.publishing import Object
-from cache.records import Bucket, UploadRecord
+from cache.records import UploadRecord
 from s3api.bucket_encryption import default_of
 from s3api.customer_keys import COPY_SOURCE, CUSTOMER_MEMBERS, OWN, customer_key
 from s3api.errors import S3Error, not_implemented
@@ -37,39 +37,36 @@ log = logging.getLogger(__name__)
 _NODE_MEMBERS = "ServerSideEncryption SSEKMSKeyId SSEKMSEncryptionContext BucketKeyEnabled"
 WRITE_MEMBERS = f"{_NODE_MEMBERS} {CUSTOMER_MEMBERS}"
 """Members of the operations that make objects."""
+_SAID = frozenset(WRITE_MEMBERS.split())
+_CUSTOMER = frozenset(CUSTOMER_MEMBERS.split())
 
 
 # -------------------------------------------------------------------------------------- writing
 
 
-async def seal_for(call: Call, bucket: Bucket) -> Seal | None:
-    """How a new object in a bucket is to be encrypted: see new_seal()."""
-    if not _asks(call.input) and default_of(bucket) is None:
+async def seal_for(call: Call) -> Seal | None:
+    """How a new object is to be encrypted: see new_seal()."""
+    if not asks_for_encryption(call) and default_of(call.access.bucket) is None:
         return None
-    return await call.threads.metadata(new_seal, call, bucket)
+    return await call.threads.metadata(new_seal, call)
 
 
-def _asks(values: Mapping[str, Any]) -> bool:
+def asks_for_encryption(call: Call) -> bool:
     """Whether a request says itself how its object is to be encrypted."""
-    return any(member in values for member in WRITE_MEMBERS.split())
+    return not _SAID.isdisjoint(call.input)
 
 
-def asks_for_other(call: Call) -> bool:
-    """Whether a copy changes its object's encryption, if nothing else."""
-    return _asks(call.input)
-
-
-def new_seal(call: Call, bucket: Bucket, source: Seal | None = None) -> Seal | None:
+def new_seal(call: Call, source: Seal | None = None) -> Seal | None:
     """A seal with a fresh data key, as the request or the bucket's default says; None for a plain
     object. May block, on the key file.
 
     source: that of the object which is copied. A copy is encrypted when its source is, with the
     node's key if nobody says more, as on Amazon.
     """
-    values = call.input
+    values, bucket = call.input, call.access.bucket
     asked = values.get("ServerSideEncryption")
     default = default_of(bucket)
-    if asked is not None and any(each in values for each in CUSTOMER_MEMBERS.split()):
+    if asked is not None and not _CUSTOMER.isdisjoint(values):
         raise S3Error(
             "InvalidArgument",
             "Server Side Encryption with Customer provided key is incompatible with the encryption"
@@ -255,7 +252,7 @@ def completed(call: Call, upload: UploadRecord, parts: list[SealedPart]) -> Encr
     checked where it is given."""
     record = Encryption.of(upload.attributes)
     check_upload_headers(call, record)
-    given = any(member in call.input for member in CUSTOMER_MEMBERS.split())
+    given = not _CUSTOMER.isdisjoint(call.input)
     if given or (record is not None and record.mode == Mode.CUSTOMER and upload.checksum_algorithm):
         open_upload(call, upload)
     if record is None:

@@ -125,7 +125,7 @@ def may_bypass(call: Call, key: bytes) -> bool:
 
 @offers("GetObjectLockConfiguration")
 async def get_object_lock_configuration(call: Call) -> web.StreamResponse:
-    rule = _rule_of(call.volume.buckets.get(call.bucket))
+    rule = _rule_of(call.access.bucket)
     if rule is None:
         raise S3Error("ObjectLockConfigurationNotFoundError", BucketName=call.bucket)
     output: dict[str, Any] = {"ObjectLockEnabled": "Enabled"}

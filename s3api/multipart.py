@@ -45,7 +45,7 @@ from s3api.transfer import receive
 async def create_multipart_upload(call: Call) -> web.StreamResponse:
     algorithm, kind = _read_checksum(call.input)
     attributes = msgspec.structs.replace(requested_attributes(call), checksum_type=kind)
-    seal = await seal_for(call, call.volume.buckets.get(call.bucket))
+    seal = await seal_for(call)
     upload = await call.threads.metadata(
         lambda: call.volume.uploads.create(
             call.bucket,

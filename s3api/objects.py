@@ -36,7 +36,7 @@ from s3api.conditions import (
 from s3api.customer_keys import COPY_SOURCE_MEMBERS, CUSTOMER_MEMBERS
 from s3api.encryption import (
     WRITE_MEMBERS,
-    asks_for_other,
+    asks_for_encryption,
     check_read_headers,
     new_seal,
     open_seal,
@@ -107,7 +107,7 @@ async def put_object(call: Call) -> web.StreamResponse:
     plan = BodyPlan.read(call.headers, call.authentication, PUT_BYTES_MAX)
     receiver = Receiver(plan, bytes_max=PUT_BYTES_MAX)
     # Before the body, so that a client that expects 100-continue need not send it.
-    seal = await seal_for(call, call.volume.buckets.get(call.bucket))
+    seal = await seal_for(call)
     attributes = attributes_of(seal, with_default_lock(call, requested_attributes(call)))
 
     def begin() -> ObjectWriter | SealingWriter[ObjectWriter]:
@@ -318,7 +318,6 @@ async def delete_object(call: Call) -> web.StreamResponse:
 
 @offers("DeleteObjects", "BypassGovernanceRetention Delete")
 async def delete_objects(call: Call) -> web.StreamResponse:
-    call.volume.buckets.get(call.bucket)
     request = (await read_document(call))["Delete"]
     objects: list[dict[str, Any]] = request.get("Objects", [])
     if not 1 <= len(objects) <= _DELETED_AT_ONCE_MAX:
@@ -407,7 +406,7 @@ def _copy(call: Call, condition: WriteCondition) -> tuple[Object, Object, Seal |
     onto_itself = (source.bucket, source.key) == (call.bucket, call.key)
     changes = directive == "REPLACE" or "StorageClass" in values or "redirect" in asked.own
     restores = parse_copy_source(values["CopySource"]).version_id is not None
-    if onto_itself and not (changes or restores or asks_for_other(call)):
+    if onto_itself and not (changes or restores or asks_for_encryption(call)):
         raise S3Error(
             "InvalidRequest",
             "This copy request is illegal because it is trying to copy an object to itself without"
@@ -430,7 +429,7 @@ def _copy(call: Call, condition: WriteCondition) -> tuple[Object, Object, Seal |
         owner=asked.owner,
         acl=asked.acl,
     )
-    wanted = new_seal(call, call.volume.buckets.get(call.bucket), source_seal)
+    wanted = new_seal(call, source_seal)
     shared = shared_seal(wanted, source_seal)
     if shared is None and (wanted is not None or source_seal is not None):
         copied = recrypt(call, source, source_seal, attributes, wanted, check_of(condition))

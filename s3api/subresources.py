@@ -25,7 +25,6 @@ Check = Callable[[dict[str, Any]], None]
 
 async def put_document(call: Call, name: str, check: Check) -> web.StreamResponse:
     """Keep the request's document under `name` in the bucket's settings."""
-    call.volume.buckets.get(call.bucket)
     member = payload_member(call.operation)
     assert member is not None, call.operation.name
     values = (await read_document(call)).get(member.name)
@@ -39,7 +38,7 @@ async def put_document(call: Call, name: str, check: Check) -> web.StreamRespons
 
 def get_document(call: Call, name: str, missing: str) -> web.StreamResponse:
     """Answer with the document. missing: the code of the error when there is none."""
-    text = call.volume.buckets.get(call.bucket).settings.get(name)
+    text = call.access.bucket.settings.get(name)
     if text is None:
         raise S3Error(missing, BucketName=call.bucket)
     return call.answer(headers={"Content-Type": "application/xml"}, body=text)

@@ -16,13 +16,11 @@ from s3api.transfer import read_document
 
 @offers("GetBucketRequestPayment")
 async def get_bucket_request_payment(call: Call) -> web.StreamResponse:
-    call.volume.buckets.get(call.bucket)
     return call.document({"Payer": "BucketOwner"})
 
 
 @offers("PutBucketRequestPayment", "ContentMD5 RequestPaymentConfiguration")
 async def put_bucket_request_payment(call: Call) -> web.StreamResponse:
-    call.volume.buckets.get(call.bucket)
     payer = (await read_document(call))["RequestPaymentConfiguration"]["Payer"]
     if payer == "Requester":
         raise not_implemented("Payer: Requester")
@@ -33,7 +31,6 @@ async def put_bucket_request_payment(call: Call) -> web.StreamResponse:
 
 @offers("PutBucketNotificationConfiguration", "NotificationConfiguration")
 async def put_bucket_notification_configuration(call: Call) -> web.StreamResponse:
-    call.volume.buckets.get(call.bucket)
     if (await read_document(call)).get("NotificationConfiguration"):
         raise not_implemented("A notification")
     return call.document({})
@@ -42,13 +39,11 @@ async def put_bucket_notification_configuration(call: Call) -> web.StreamRespons
 @offers("GetBucketAccelerateConfiguration")
 @offers("GetBucketNotificationConfiguration")
 async def get_bucket_empty_configuration(call: Call) -> web.StreamResponse:
-    call.volume.buckets.get(call.bucket)
     return call.document({})
 
 
 @offers("GetBucketReplication")
 async def get_bucket_replication(call: Call) -> web.StreamResponse:
-    call.volume.buckets.get(call.bucket)
     raise S3Error("ReplicationConfigurationNotFoundError", BucketName=call.bucket)
 
 
@@ -57,7 +52,6 @@ async def get_bucket_replication(call: Call) -> web.StreamResponse:
 @offers("GetBucketInventoryConfiguration", "Id")
 @offers("GetBucketIntelligentTieringConfiguration", "Id")
 async def get_bucket_named_configuration(call: Call) -> web.StreamResponse:
-    call.volume.buckets.get(call.bucket)
     raise S3Error("NoSuchConfiguration", BucketName=call.bucket)
 
 
@@ -66,5 +60,4 @@ async def get_bucket_named_configuration(call: Call) -> web.StreamResponse:
 @offers("ListBucketInventoryConfigurations", "ContinuationToken")
 @offers("ListBucketIntelligentTieringConfigurations", "ContinuationToken")
 async def list_bucket_named_configurations(call: Call) -> web.StreamResponse:
-    call.volume.buckets.get(call.bucket)
     return call.document({"IsTruncated": False})

@@ -79,13 +79,12 @@ def made_version(stored: Object) -> str | None:
 @offers("GetBucketVersioning")
 async def get_bucket_versioning(call: Call) -> web.StreamResponse:
     """A bucket that never was versioned is answered without a status."""
-    status = status_of(call.volume.buckets.get(call.bucket))
+    status = status_of(call.access.bucket)
     return call.document({"Status": status or None})
 
 
 @offers("PutBucketVersioning", "ContentMD5 VersioningConfiguration")
 async def put_bucket_versioning(call: Call) -> web.StreamResponse:
-    call.volume.buckets.get(call.bucket)
     configuration: Mapping[str, Any] = (await read_document(call))["VersioningConfiguration"]
     if configuration.get("MFADelete", "Disabled") != "Disabled":
         raise not_implemented("MfaDelete")
