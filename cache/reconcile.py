@@ -139,6 +139,10 @@ class Reconciler:
             found = task.store.head(task.key)
         except StoreNotFound:
             return self._finish(task, inode, self._uploader.upload(task, inode, ABSENT))
+        return self._adopt(task, found)
+
+    def _adopt(self, task: Task, found: StoredObject) -> bool:
+        """What the store has counts, unless the name was marked again since it was looked at."""
 
         def change(txn: Txn) -> None:
             place = task.place
@@ -288,14 +292,7 @@ class Reconciler:
         )
         task.store.set_attributes(task.key, attributes, expected=theirs.version)
         found = task.store.head(task.key)
-
-        def change(txn: Txn) -> None:
-            place = task.place
-            if dirty.clear(txn, place.parent, place.name, task.touched):
-                self._discovery.adoption.adopt(txn, place, found)
-
-        self._index.commit(change)
-        return True
+        return self._adopt(task, found)
 
     def _finish(self, task: Task, seen: Inode, found: StoredObject) -> bool:
         """Note what the store has now. True if that is what the index has too."""
