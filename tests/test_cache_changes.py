@@ -11,7 +11,8 @@ import pytest
 
 from cache import changes
 from cache.changes import Change, ChangeListener, ChangeSender
-from tests.support.volume import TestVolume, box, wait_until
+from tests.support.volume import TestVolume, box
+from tests.support.waiting import wait_until
 
 __all__ = ["box"]
 

@@ -22,7 +22,8 @@ from cache.errors import (
 from cache.objects import Object
 from cache.records import ObjectAttributes, Part, UploadRecord, WriteMode
 from tests.support.fault_store import no_fault, unavailable
-from tests.support.volume import BUCKET, TestVolume, box, some_bytes, through, wait_until
+from tests.support.volume import BUCKET, TestVolume, box, some_bytes, through
+from tests.support.waiting import wait_until
 
 __all__ = ["box", "through"]
 

@@ -11,7 +11,8 @@ import pytest
 from cache.errors import StoreUnavailable
 from cache.records import ObjectAttributes
 from cache.uploading import LOST_AND_FOUND
-from tests.support.volume import TestVolume, some_bytes, wait_until
+from tests.support.volume import TestVolume, some_bytes
+from tests.support.waiting import wait_until
 
 KEY = b"key"
 

@@ -15,7 +15,8 @@ from cache.persist import place_of
 from cache.records import Kind, WriteMode
 from cache.stores.base import StoredAttributes
 from tests.support.fault_store import no_fault, unavailable
-from tests.support.volume import BUCKET, TestVolume, box, some_bytes, through, wait_until
+from tests.support.volume import BUCKET, TestVolume, box, some_bytes, through
+from tests.support.waiting import wait_until
 
 __all__ = ["box", "through"]
 

@@ -36,7 +36,8 @@ from cache.stores.base import PartUpload
 from cache.stores.posix import PosixStore, PosixStoreConfig
 from cache.volume import Volume
 from tests.support.fault_store import FaultStore, no_fault
-from tests.support.volume import BUCKET, TestVolume, box, some_bytes, through, wait_until
+from tests.support.volume import BUCKET, TestVolume, box, some_bytes, through
+from tests.support.waiting import wait_until
 
 __all__ = ["box", "through"]
 

@@ -25,6 +25,7 @@ from cache.records import Kind
 from cache.stores import beneath
 from cache.stores.base import ABSENT, StoredAttributes
 from cache.stores.posix import PosixStore, PosixStoreConfig
+from tests.support.waiting import wait_until
 
 PLAIN = StoredAttributes()
 
@@ -334,13 +335,14 @@ def test_hung_file_system_is_given_up_at_the_deadline(
     assert time.monotonic() - began_s < 3
     release.set()
     monkeypatch.undo()
-    deadline = time.monotonic() + 10
-    while True:
+
+    def answers() -> bool:
         try:
-            assert store.head(b"a").size_bytes == 4
-            break
+            return store.head(b"a").size_bytes == 4
         except StoreUnavailable:
-            assert time.monotonic() < deadline
+            return False
+
+    wait_until(answers, deadline_s=10)
     store.close()
 
 
@@ -418,9 +420,10 @@ def test_closed_store_keeps_no_descriptors_or_threads(root: Path) -> None:
     upload.write(b"x" * (2 << 20))
     upload.abort()
     store.close()
-    deadline = time.monotonic() + 10
-    while any(thread.name.startswith(f"store {root}") for thread in threading.enumerate()):
-        assert time.monotonic() < deadline
+    wait_until(
+        lambda: not any(t.name.startswith(f"store {root}") for t in threading.enumerate()),
+        deadline_s=10,
+    )
     assert [link for link in _open_files() if str(root) in link] == []
     with pytest.raises(StoreUnavailable):
         store.head(b"a")

@@ -18,7 +18,8 @@ from cache.versions import ENABLED, NULL
 from tests.support.fault_store import no_fault
 from tests.support.stores import moto_backend
 from tests.support.versions import VersionedBucket
-from tests.support.volume import BUCKET, TestVolume, wait_until
+from tests.support.volume import BUCKET, TestVolume
+from tests.support.waiting import wait_until
 from tests.test_cache_versions import enable, read, same, step
 
 OLD, NEW = b"old" * 3000, b"new" * 3000  # not inline
@@ -114,7 +115,8 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from cache.records import WriteMode
-from tests.support.volume import BUCKET, TestVolume, wait_until
+from tests.support.volume import BUCKET, TestVolume
+from tests.support.waiting import wait_until
 box = TestVolume(Path(sys.argv[1]), write_mode=WriteMode(sys.argv[2]), sync=True)
 box.volume.versioning.set_status(BUCKET, "Enabled")
 print("begun", flush=True)

@@ -23,7 +23,8 @@ from cache.records import ROOT, ObjectAttributes, WriteMode
 from cache.retention import Lock, with_lock
 from cache.xattrs import VALUE_MAX
 from tests.support.fault_store import unavailable
-from tests.support.volume import BUCKET, TestVolume, box, some_bytes, wait_until
+from tests.support.volume import BUCKET, TestVolume, box, some_bytes
+from tests.support.waiting import wait_until
 
 __all__ = ["box"]
 

@@ -18,7 +18,6 @@ from botocore.exceptions import ClientError
 
 from cache import extents
 from tests.support.doors import BUCKET, Doors
-from tests.support.ledger import poll
 from tests.support.loop_disk import loop_disk, requires_loop
 from tests.support.mount import requires_fuse
 from tests.support.node import RunningNode, running_node
@@ -31,6 +30,7 @@ from tests.support.stores import (
     wait_until_it_answers,
 )
 from tests.support.volume import TestVolume
+from tests.support.waiting import wait_until
 
 pytestmark = requires_fuse
 
@@ -162,7 +162,9 @@ def test_what_the_kernel_could_not_hand_over_is_not_shown_either(tmp_path: Path)
             finally:
                 os.close(descriptor)
         assert refused.value.errno == errno.ENOSPC
-        poll("the mount shows other bytes", lambda: doors.read("large") == doors.get("large"), 10)
+        wait_until(
+            lambda: doors.read("large") == doors.get("large"), "both doors show the same", 10
+        )
         assert_nobody_died(node)
 
 
@@ -257,7 +259,7 @@ def test_without_its_store_a_full_node_refuses_writers_and_serves_readers(tmp_pa
         with server.serving():
             # The node started without its store, and does not open a bucket whose policy it could
             # not read.
-            poll("the bucket is open", doors.is_open, DEADLINE_S)
+            wait_until(doors.is_open, "the bucket is open", DEADLINE_S)
             for name in written:
                 doors.put(name, content(name, size))
             node.forebay("flush", "--timeout", "60")
@@ -279,7 +281,9 @@ def test_without_its_store_a_full_node_refuses_writers_and_serves_readers(tmp_pa
         del written["before-0"], written["before-1"]
         # And back.
         with server.serving():
-            poll("the queue is empty", lambda: not state_of(node)["queue"]["names"], DEADLINE_S)
+            wait_until(
+                lambda: not state_of(node)["queue"]["names"], "the queue is empty", DEADLINE_S
+            )
             stored = {path.name for path in server.objects.iterdir()}
             refused = {name for name in stored if (server.objects / name).stat().st_size == 0}
             assert stored - refused == set(written)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from cache.stores.posix import PosixStore, PosixStoreConfig
 from cache.volume import Volume
 from fuse.kernel import KernelCache
 from tests.support.mount import BUCKET, Mounted, mounted, requires_fuse
+from tests.support.waiting import wait_until
 
 ROUNDS = 200
 
@@ -169,9 +169,7 @@ def test_what_a_listing_through_the_mount_finds_changed_in_the_store_is_seen(
                 and (mount.bucket / "changed").read_text() == "newer"
             )
 
-        deadline = time.monotonic() + 10
-        while not is_new():
-            assert time.monotonic() < deadline
+        wait_until(is_new, deadline_s=10)
 
 
 def test_without_a_mount_there_is_nothing_to_forget() -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import os
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -22,15 +21,9 @@ from cache.renames import Renames
 from cache.stores.base import Store
 from fuse.links import Removals
 from tests.support.mount import Mounted, mounted, requires_fuse
+from tests.support.waiting import wait_until
 
 DEADLINE_S = 20.0
-
-
-def wait_until(reached: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not reached():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 class Hold:
@@ -45,7 +38,7 @@ class Hold:
         self._set.touch()
 
     def wait_until_met(self) -> None:
-        wait_until(self._met.exists)
+        wait_until(self._met.exists, deadline_s=DEADLINE_S)
 
     def release(self) -> None:
         self._met.unlink()
@@ -56,7 +49,7 @@ class Hold:
             self._set.rename(self._met)
         except FileNotFoundError:
             return
-        wait_until(lambda: not self._met.exists())
+        wait_until(lambda: not self._met.exists(), deadline_s=DEADLINE_S)
 
 
 def with_holds(store: Store, home: Path) -> Store:

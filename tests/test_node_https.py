@@ -12,7 +12,6 @@ import shutil
 import socket
 import ssl
 import subprocess
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -29,6 +28,7 @@ from cryptography import x509
 from node import certificates
 from tests.support.node import RunningNode, end_node, restart_node, running_node, write_config
 from tests.support.stores import program
+from tests.support.waiting import wait_until
 
 BUCKET = "over-tls"
 LARGE = os.urandom(20 << 20)
@@ -218,23 +218,16 @@ def test_https_only_with_a_certificate_that_is_renewed(tmp_path: Path) -> None:
         # Half of a renewal is not taken.
         certificates.make(tmp_path / "c2.pem", tmp_path / "k2.pem", ["localhost", "127.0.0.1"])
         shutil.move(tmp_path / "c2.pem", certificate)
-        wait_for(lambda: "is not taken" in node.log)
+        wait_until(lambda: "is not taken" in node.log, deadline_s=20)
         assert served(node.endpoint) == first
         shutil.move(tmp_path / "k2.pem", key)
-        wait_for(lambda: served(node.endpoint) != first)
+        wait_until(lambda: served(node.endpoint) != first, deadline_s=20)
         assert client(node, verify=str(certificate)).list_buckets()["Buckets"] == []
 
 
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as free:
         return int(free.getsockname()[1])
-
-
-def wait_for(condition: Any, deadline_s: float = 20) -> None:
-    start = time.monotonic()
-    while not condition():
-        assert time.monotonic() - start < deadline_s
-        time.sleep(0.05)
 
 
 def test_a_certificate_is_made_anew_when_it_is_about_to_expire_or_names_another_host(

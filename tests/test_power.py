@@ -21,7 +21,7 @@ from node import mountpoint
 from node.config import load
 from node.volumes import existing_volume
 from tests.support.doors import BUCKET, Doors
-from tests.support.ledger import Findings, Ledger, poll
+from tests.support.ledger import Findings, Ledger
 from tests.support.load import Load
 from tests.support.loop_disk import LoopDisk, loop_disk, requires_loop
 from tests.support.mount import requires_fuse
@@ -31,6 +31,7 @@ from tests.support.node import (
     restart_node,
     start_node,
 )
+from tests.support.waiting import wait_until
 
 pytestmark = [requires_fuse, requires_loop]
 
@@ -91,7 +92,7 @@ class PowerRun:
         finally:
             load.stop(_LOAD_DEADLINE_S, lambda: mountpoint.abort(self._node.mount_dir))
         self._node.process.communicate()  # waits for it, and closes its pipe
-        poll("processes end", lambda: not any(map(is_alive, pids.values())), _END_DEADLINE_S)
+        wait_until(lambda: not any(map(is_alive, pids.values())), "processes end", _END_DEADLINE_S)
         mountpoint.clear(self._node.mount_dir)
         self._disk.restore_power()
 

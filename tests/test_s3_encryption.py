@@ -18,7 +18,8 @@ from cache.records import WriteMode
 from tests.support import s3
 from tests.support.s3 import Door, bucket, client, serving
 from tests.support.stores import Backend, moto_backend
-from tests.support.volume import some_bytes, wait_until
+from tests.support.volume import some_bytes
+from tests.support.waiting import wait_until
 
 __all__ = ["bucket", "client"]
 

@@ -13,8 +13,7 @@ import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +21,7 @@ import pytest
 from cache.errors import StoreUnavailable
 from s3api.config import GatewayConfig
 from tests.support.s3 import Answer, Door, parse_answer, read_answer, serving
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture
@@ -43,13 +43,6 @@ def closed(connection: socket.socket) -> bool:
         return connection.recv(1) == b""
     except ConnectionResetError:
         return True
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_silent_clients_are_cut_off(door: Door) -> None:
@@ -145,7 +138,7 @@ def test_too_many_connections(tmp_path: Path) -> None:
             assert (answer.status, answer.code) == (503, "SlowDown")
             assert has_what_every_answer_has(answer)
         held.pop().close()
-        until(lambda: door.request("GET", "/").status == 200)
+        wait_until(lambda: door.request("GET", "/").status == 200, deadline_s=10)
         for connection in held:
             connection.close()
 
@@ -310,7 +303,7 @@ def test_a_client_that_leaves_in_the_middle(door: Door, caplog: pytest.LogCaptur
             target = door.presign("PUT", "/bucket/half")
             head = f"PUT {target} HTTP/1.1\r\nHost: {door.host}\r\nContent-Length: 9999999\r\n\r\n"
             connection.sendall(head.encode() + bytes(2 << 20))
-    until(lambda: len(os.listdir("/proc/self/fd")) <= before + 2)
+    wait_until(lambda: len(os.listdir("/proc/self/fd")) <= before + 2, deadline_s=10)
     assert [entry.key for entry in door.volume.objects.list("bucket").entries] == [b"big"]
     assert door.request("GET", "/bucket/big").body == body
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]

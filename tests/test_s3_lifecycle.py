@@ -23,7 +23,8 @@ from s3api.lifecycle import check_document
 from s3api.lifecycle_rules import DAY_S, DOCUMENT, after_days
 from s3api.model import MODEL
 from tests.support.s3 import bucket, client, code, door
-from tests.support.volume import BUCKET, TestVolume, wait_until
+from tests.support.volume import BUCKET, TestVolume
+from tests.support.waiting import wait_until
 
 __all__ = ["bucket", "client", "door"]
 

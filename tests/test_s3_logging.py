@@ -18,7 +18,7 @@ from s3api.access_records import AccessRecord, operation_name
 from s3api.log_delivery import Log
 from tests.support import s3
 from tests.support.s3 import Door, client, code, serving
-from tests.support.volume import wait_until
+from tests.support.waiting import wait_until
 
 __all__ = ["client"]
 

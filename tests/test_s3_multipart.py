@@ -18,7 +18,7 @@ from botocore.exceptions import ClientError
 from cache.records import WriteMode
 from tests.support import s3
 from tests.support.s3 import Door, bucket, client, code, serving
-from tests.support.volume import wait_until
+from tests.support.waiting import wait_until
 
 __all__ = ["bucket", "client"]
 

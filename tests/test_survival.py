@@ -281,7 +281,7 @@ def test_a_rename_through_the_mount_takes_it_along(site: Site) -> None:
         root, b"moved", kind=Kind.DIRECTORY, mode=0o755, uid=0, gid=0, target=b""
     )
     for key in keys:
-        site.volume.files.rename(root, key.encode(), directory.id, key.encode())
+        site.volume.renames.rename(root, key.encode(), directory.id, key.encode())
     lose_the_index(site)
     client = site.client("alice")
     after = {key: told(client, {"Bucket": PLAIN, "Key": f"moved/{key}"}) for key in keys}

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import os
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from cache.errors import StoreError, StoreFull, StoreOverQuota, StoreRefused, StoreUnavailable
 from cache.stores.base import Store
+from tests.support.waiting import wait_until
 
 REFUSALS: dict[str, type[StoreError]] = {
     "denied": StoreRefused,
@@ -78,7 +77,4 @@ def refusing(home: Path) -> Iterator[None]:
 
 def wait_until_one_hangs(home: Path, timeout_s: float = 10) -> None:
     """Return when a call hangs in the store."""
-    deadline = time.monotonic() + timeout_s
-    while not (home / "hung").exists():
-        assert time.monotonic() < deadline, "no call for a key that hangs"
-        os.sched_yield()
+    wait_until((home / "hung").exists, "a call for a key that hangs", timeout_s)

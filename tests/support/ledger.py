@@ -17,7 +17,6 @@ import json
 import os
 import random
 import threading
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -250,12 +249,3 @@ def _digest_of(data: bytes | None) -> str | None:
 
 def _size(data: bytes | None) -> str:
     return "nothing" if data is None else f"{len(data)} bytes"
-
-
-def poll(what: str, condition: Callable[[], bool], deadline_s: float) -> None:
-    """Return when the condition holds: for what tells nobody that it changed. TimeoutError."""
-    end = time.monotonic() + deadline_s
-    while not condition():
-        if time.monotonic() > end:
-            raise TimeoutError(f"not within {deadline_s} s: {what}")
-        time.sleep(0.01)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.ledger import poll
+from tests.support.waiting import wait_until
 
 _FS_IOC_SHUTDOWN = 0x8004587D  # _IOR('X', 125, __u32)
 _NO_LOG_FLUSH = 2  # EXT4_GOING_FLAGS_NOLOGFLUSH: the journal in memory is lost, too
@@ -49,7 +49,7 @@ class LoopDisk:
 
     def restore_power(self) -> None:
         """Mount again what had reached the disk. Whoever held a file of it is dead or dying."""
-        poll("the disk is in use", self._is_unmounted, _COMMAND_TIMEOUT_S)
+        wait_until(self._is_unmounted, "nobody uses the disk", _COMMAND_TIMEOUT_S)
         self.mount()
 
     def _is_unmounted(self) -> bool:

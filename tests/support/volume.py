@@ -6,7 +6,7 @@ import hashlib
 import random
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,14 +31,6 @@ DRAIN_DEADLINE_S = 30.0
 def some_bytes(size: int, seed: object = 0) -> bytes:
     """Bytes that do not repeat, the same for the same seed."""
     return random.Random(f"{seed}/{size}").randbytes(size)
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Poll; fails at the deadline."""
-    end = time.monotonic() + DRAIN_DEADLINE_S
-    while not condition():
-        assert time.monotonic() < end, "it did not come true in time"
-        time.sleep(0.0005)
 
 
 class TestVolume:
