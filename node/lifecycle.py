@@ -15,7 +15,13 @@ import logging
 import time
 from dataclasses import dataclass
 
-from cache.errors import CacheError, NoSuchKey, ObjectLocked, PreconditionFailed
+from cache.errors import (
+    CacheError,
+    NoSuchKey,
+    NotSupported,
+    ObjectLocked,
+    PreconditionFailed,
+)
 from cache.publishing import Object
 from cache.records import Bucket
 from cache.version_listing import ListedVersion
@@ -92,15 +98,22 @@ class Lifecycle:
         """Remove an object if the rule is about it: its tags are looked at now."""
 
         def check(current: Object | None) -> None:
-            if current is None or not (
-                rule.filter.fits(key, current.size, current.attributes.tags)
-                and self._is_due(rule, current)
+            if (
+                current is None
+                or current.is_marker
+                or not (
+                    rule.filter.fits(key, current.size, current.attributes.tags)
+                    and self._is_due(rule, current)
+                )
             ):
                 raise PreconditionFailed("lifecycle")
 
         try:
             self._volume.objects.delete(bucket.name, key, check)
         except (NoSuchKey, PreconditionFailed):
+            return False
+        except NotSupported as exc:  # bytes under a key that ends in `/`, older than versioning
+            log.warning("lifecycle of %s, rule %r: %s", bucket.name, rule.id, exc)
             return False
         return True
 

@@ -281,6 +281,16 @@ def test_an_object_that_expires_in_a_versioned_bucket_leaves_a_marker(
     assert Lifecycle(box.volume, DAY_S).run_once() == 0
 
 
+def test_what_cannot_have_versions_is_in_nobodys_way(box: TestVolume) -> None:
+    """Bytes under a key that ends in `/`, from before the bucket was versioned."""
+    box.put(b"p/d/", b"1")
+    box.put(b"p/k", b"1")
+    box.volume.buckets.change_settings(BUCKET, {STATUS: ENABLED.encode()})
+    set_rules(box, rule(Expiration=PAST))
+    assert Lifecycle(box.volume, DAY_S).run_once() == 1
+    assert box.listed() == [b"p/d/"]
+
+
 def test_a_marker_goes_when_it_is_all_there_is_of_its_key(versioned: TestVolume) -> None:
     box = versioned
     for key in (b"p/gone", b"p/left"):
