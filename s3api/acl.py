@@ -212,21 +212,23 @@ def from_document(policy: Mapping[str, Any], users: Directory, owner: str) -> Ac
         raise S3Error("MalformedACLError")
     if named != canonical_id(users.known(owner or OF_THE_NODE)):
         raise S3Error("AccessDenied", "The owner of a bucket or object cannot be changed.")
-    grants = []
-    for raw in policy.get("Grants", []):
-        grantee, permission = raw.get("Grantee"), raw.get("Permission")
-        if grantee is None or permission not in _PERMISSIONS:
+    return _checked([read_grant(raw, users) for raw in policy.get("Grants", [])])
+
+
+def read_grant(raw: Mapping[str, Any], users: Directory) -> Grant:
+    """A Grant of a document. MalformedACLError; else as from_headers."""
+    grantee, permission = raw.get("Grantee"), raw.get("Permission")
+    if grantee is None or permission not in _PERMISSIONS:
+        raise S3Error("MalformedACLError")
+    match grantee.get("Type"):
+        case "CanonicalUser" if "ID" in grantee:
+            return Grant(permission, _user_of_id(grantee["ID"], users))
+        case "AmazonCustomerByEmail" if "EmailAddress" in grantee:
+            return Grant(permission, _user_of_email(grantee["EmailAddress"], users))
+        case "Group" if "URI" in grantee:
+            return Grant(permission, group=_group_of(grantee["URI"]))
+        case _:
             raise S3Error("MalformedACLError")
-        match grantee.get("Type"):
-            case "CanonicalUser" if "ID" in grantee:
-                grants.append(Grant(permission, _user_of_id(grantee["ID"], users)))
-            case "AmazonCustomerByEmail" if "EmailAddress" in grantee:
-                grants.append(Grant(permission, _user_of_email(grantee["EmailAddress"], users)))
-            case "Group" if "URI" in grantee:
-                grants.append(Grant(permission, group=_group_of(grantee["URI"])))
-            case _:
-                raise S3Error("MalformedACLError")
-    return _checked(grants)
 
 
 def _checked(grants: Sequence[Grant]) -> Acl:

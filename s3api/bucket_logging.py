@@ -6,15 +6,17 @@ The target must be a bucket of the same owner, who must let logs be delivered in
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from aiohttp import web
 
 from cache.errors import NoSuchBucket
 from cache.records import Bucket
-from s3api.acl import shown_user
+from s3api.acl import FULL_CONTROL, GRANTS_MAX, READ, WRITE, read_grant, shown_user
+from s3api.controls import controls_of
 from s3api.documents import write_document
-from s3api.errors import S3Error, not_implemented
+from s3api.errors import S3Error
 from s3api.log_delivery import DOCUMENT
 from s3api.log_permission import may_deliver
 from s3api.model import MODEL
@@ -23,6 +25,8 @@ from s3api.transfer import read_document
 
 _STATUS = "BucketLoggingStatus"
 _PREFIX_MAX = 800
+_GRANTED = (FULL_CONTROL, READ, WRITE)
+"""What TargetGrants can give (BucketLogsPermission)."""
 
 
 @offers("PutBucketLogging", "BucketLoggingStatus ContentMD5")
@@ -41,7 +45,7 @@ async def put_bucket_logging(call: Call) -> web.StreamResponse:
 
 
 def _check(call: Call, source: Bucket, enabled: dict[str, Any]) -> None:
-    """InvalidTargetBucketForLogging, NotImplemented; fills in the default format of keys."""
+    """InvalidTargetBucketForLogging; fills in the default format of keys."""
     try:
         target = call.volume.buckets.get(enabled["TargetBucket"])
     except NoSuchBucket:
@@ -67,8 +71,7 @@ def _check(call: Call, source: Bucket, enabled: dict[str, Any]) -> None:
             " target bucket",
             TargetBucket=target.name,
         )
-    if enabled.get("TargetGrants"):
-        raise not_implemented("TargetGrants")
+    _check_grants(call, target, enabled.get("TargetGrants", []))
     if len(enabled["TargetPrefix"].encode()) > _PREFIX_MAX:
         raise S3Error("InvalidArgument", ArgumentName="TargetPrefix")
     key_format = enabled.setdefault("TargetObjectKeyFormat", {"SimplePrefix": {}})
@@ -77,6 +80,18 @@ def _check(call: Call, source: Bucket, enabled: dict[str, Any]) -> None:
     dates = key_format.get("PartitionedPrefix", {}).setdefault("PartitionDateSource", "EventTime")
     if dates not in ("EventTime", "DeliveryTime"):
         raise S3Error("MalformedXML")
+
+
+def _check_grants(call: Call, target: Bucket, grants: Sequence[dict[str, Any]]) -> None:
+    """Whether the logs can be given to these. AccessControlListNotSupported, and what an ACL is
+    refused for."""
+    if grants and not controls_of(target).acls_count:
+        raise S3Error("AccessControlListNotSupported")
+    if len(grants) >= GRANTS_MAX:  # the owner has one, too
+        raise S3Error("InvalidRequest", f"An ACL can have at most {GRANTS_MAX} grants.")
+    for grant in grants:
+        if read_grant(grant, call.volume.users).permission not in _GRANTED:
+            raise S3Error("MalformedXML")
 
 
 @offers("GetBucketLogging")

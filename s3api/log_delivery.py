@@ -11,6 +11,7 @@ Notes are made on the event loop; delivery blocks in a thread.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import math
@@ -31,9 +32,11 @@ from cache.users import Users
 from cache.volume import Volume
 from s3api import metrics
 from s3api.access_records import AccessRecord, operation_name
-from s3api.acl import shown_user
+from s3api.acl import FULL_CONTROL, Acl, Grant, pack, read_grant, shown_user
 from s3api.buckets import region_of
 from s3api.config import GatewayConfig
+from s3api.controls import controls_of
+from s3api.errors import S3Error
 from s3api.log_permission import may_deliver
 from s3api.model import MODEL
 from s3api.parsing import read_kept
@@ -236,7 +239,7 @@ class LogDelivery:
             owner_id = shown_user(target.owner, self._volume.users)["ID"]
             if not may_deliver(where.source, target, key, owner_id):
                 raise NotPermitted("its owner does not let logs be delivered into it")
-            self._put(target, key.encode(), body)
+            self._put(target, key.encode(), body, self._acl(where, target))
         except CacheError as exc:
             log.warning("the log of %s is not delivered to %s: %s", where.source, where.target, exc)
             if exc.temporary:
@@ -244,10 +247,21 @@ class LogDelivery:
             metrics.LOST_LOG_RECORDS.inc(len(lines))
         return True
 
-    def _put(self, target: Bucket, key: bytes, body: bytes) -> None:
+    def _acl(self, where: Log, target: Bucket) -> bytes:
+        """The ACL of a log: its owner's, and TargetGrants for users that there still are."""
+        text = self._volume.buckets.get(where.source).settings.get(DOCUMENT)
+        if text is None or not controls_of(target).acls_count:
+            return b""
+        grants = [Grant(FULL_CONTROL, target.owner)]
+        for raw in _enabled(text).get("TargetGrants", []):
+            with contextlib.suppress(S3Error):
+                grants.append(read_grant(raw, self._volume.users))
+        return pack(Acl(tuple(dict.fromkeys(grants))), target.owner)
+
+    def _put(self, target: Bucket, key: bytes, body: bytes, acl: bytes) -> None:
         seal = default_seal(self._volume.keyring, target)
         attributes = attributes_of(
-            seal, ObjectAttributes(content_type="text/plain", owner=target.owner)
+            seal, ObjectAttributes(content_type="text/plain", owner=target.owner, acl=acl)
         )
         size_bytes = stored_size(seal, len(body))
         writer = self._volume.objects.writer(

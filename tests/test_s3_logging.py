@@ -89,9 +89,32 @@ def test_targets_are_checked(door: Door, client: Any, bucket: str, target: str) 
     assert code(enable, client, "none-such", target) == "NoSuchBucket"
     wrong = {"PartitionedPrefix": {"PartitionDateSource": "Someday"}}
     assert code(enable, client, bucket, target, TargetObjectKeyFormat=wrong) == "MalformedXML"
-    grant = {"Grantee": {"Type": "CanonicalUser", "ID": "x"}, "Permission": "READ"}
-    assert code(enable, client, bucket, target, TargetGrants=[grant]) == "NotImplemented"
+    nobody = {"Grantee": {"Type": "CanonicalUser", "ID": "x"}, "Permission": "READ"}
+    assert code(enable, client, bucket, target, TargetGrants=[nobody]) == "InvalidArgument"
+    group = {"Type": "Group", "URI": "http://acs.amazonaws.com/groups/global/AllUsers"}
+    for_acls = [{"Grantee": group, "Permission": "READ_ACP"}]
+    assert code(enable, client, bucket, target, TargetGrants=for_acls) == "MalformedXML"
     assert "LoggingEnabled" not in client.get_bucket_logging(Bucket=bucket)
+
+
+def test_logs_are_granted_to_others(door: Door, client: Any, bucket: str, target: str) -> None:
+    group = {"Type": "Group", "URI": "http://acs.amazonaws.com/groups/global/AuthenticatedUsers"}
+    grants = [{"Grantee": group, "Permission": "READ"}]
+    enable(client, bucket, target, TargetGrants=grants)
+    found = client.get_bucket_logging(Bucket=bucket)["LoggingEnabled"]
+    assert found["TargetGrants"] == grants
+    client.list_objects_v2(Bucket=bucket)
+    wait_until(lambda: bool(delivered(client, target)))
+    key = client.list_objects_v2(Bucket=target)["Contents"][0]["Key"]
+    shown = client.get_object_acl(Bucket=target, Key=key)["Grants"]
+    assert [each["Permission"] for each in shown] == ["FULL_CONTROL", "READ"]
+    assert shown[1]["Grantee"]["URI"] == group["URI"]
+    enforced = {"Rules": [{"ObjectOwnership": "BucketOwnerEnforced"}]}
+    client.put_bucket_policy(Bucket=target, Policy=allow(bucket, target))
+    client.put_bucket_acl(Bucket=target, ACL="private")
+    client.put_bucket_ownership_controls(Bucket=target, OwnershipControls=enforced)
+    refusal = code(enable, client, bucket, target, TargetGrants=grants)
+    assert refusal == "AccessControlListNotSupported"
 
 
 def allow(bucket: str, target: str, effect: str = "Allow") -> str:
