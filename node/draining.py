@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
-from cache.queue import Queue
+from cache.queue import Backlog, Queue
 
 _POLL_S = 0.02
 _HURRY_S = 2.0
@@ -44,3 +45,17 @@ def drain(
         elif give_up_s is not None and time.monotonic() - moved > give_up_s:
             break
     return total, left
+
+
+def as_facts(backlog: Backlog) -> dict[str, Any]:
+    """A backlog as `forebay status --json` and the end of `forebay serve` show it."""
+    oldest_s = 0.0 if backlog.oldest_ns is None else time.time() - backlog.oldest_ns / 1e9
+    return {
+        "names": backlog.names,
+        "bytes": backlog.dirty_bytes,
+        "oldest_s": round(max(0.0, oldest_s), 1),
+        "errors": [
+            {"name": name.decode("utf-8", "backslashreplace"), "error": error}
+            for name, error in backlog.errors
+        ],
+    }

@@ -18,7 +18,7 @@ from typing import Any
 from cache.queue import Backlog
 from cache.volume import Volume
 from node.chores import Chore, Chores
-from node.draining import drain
+from node.draining import as_facts, drain
 from node.lifecycle import Lifecycle
 
 log = logging.getLogger(__name__)
@@ -102,17 +102,3 @@ def _drain(volume: Volume, deadline: float) -> Backlog:
             backlog.dirty_bytes,
         )
     return backlog
-
-
-def as_facts(backlog: Backlog) -> dict[str, Any]:
-    """A backlog as `forebay status --json` and the end of `forebay serve` show it."""
-    oldest_s = 0.0 if backlog.oldest_ns is None else time.time() - backlog.oldest_ns / 1e9
-    return {
-        "names": backlog.names,
-        "bytes": backlog.dirty_bytes,
-        "oldest_s": round(max(0.0, oldest_s), 1),
-        "errors": [
-            {"name": name.decode("utf-8", "backslashreplace"), "error": error}
-            for name, error in backlog.errors
-        ],
-    }

@@ -8,6 +8,7 @@ import os
 import pwd
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,13 @@ def test_the_shell_completes_commands() -> None:
         },
     )
     assert done.stdout.split() == ["check-config"]
+
+
+def test_a_command_does_not_load_what_only_the_gateway_needs() -> None:
+    """Amazon's model of S3 costs as much as half of the rest of a command's start."""
+    ask = "import node.cli, sys; print('s3api.model' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
 
 
 def test_the_exit_codes_are_documented() -> None:

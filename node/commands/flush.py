@@ -11,9 +11,8 @@ from cache.volume import Volume
 from node.commands.options import ConfigOption, JsonOption, print_json, progress_bar
 from node.commands.paths import Target, parse
 from node.config import load
-from node.draining import drain
+from node.draining import as_facts, drain
 from node.errors import ExitCode
-from node.mover import as_facts
 from node.volumes import existing_volume
 
 

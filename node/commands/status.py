@@ -17,8 +17,8 @@ from node.commands.options import (
     print_table,
 )
 from node.config import NodeConfig, load
+from node.draining import as_facts
 from node.errors import ExitCode, OperatorError
-from node.mover import as_facts
 from node.volumes import existing_volume
 
 
