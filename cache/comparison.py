@@ -34,6 +34,7 @@ class Task:
     inode: Inode | None  # None: the name is gone
     attributes: ObjectAttributes
     foreign: int | None  # an inode whose bytes lie at this place, or above it, and must go first
+    rival: Place | None  # what waits to leave the name that this one takes, of the other kind
     owned: bool  # the key is some live name's
     stepping: int | None  # the inode, if it was killed while it stepped aside
 
@@ -79,9 +80,21 @@ class Comparison:
             if inode is None
             else namespace.object_attributes(txn, inode),
             foreign=namespace.in_the_way(txn, place, None if inode is None else inode.id),
+            rival=None if inode is None else self._rival(txn, place),
             owned=namespace.store_owner(txn, place.bucket, key) is not None,
             stepping=None if inode is None else self._stepping(txn, place.bucket, inode),
         )
+
+    @staticmethod
+    def _rival(txn: Txn, place: Place) -> Place | None:
+        """The directory of a file's name, or the file of a directory's, if it is gone here and
+        still waits to go there. A file system has one name for both (cache/stores/posix_names)."""
+        plain = place.name.removesuffix(b"/")
+        other = plain if plain != place.name else plain + b"/"
+        if names.find(txn, place.parent, other) is not None:
+            return None
+        waits = dirty.find(txn, place.parent, other) is not None
+        return Place(place.bucket, place.parent, other) if waits else None
 
     @staticmethod
     def _stepping(txn: Txn, root: int, inode: Inode) -> int | None:

@@ -118,10 +118,10 @@ class OpenFiles:
         finally:
             self.release(file)
 
-    def truncate(self, inode: int, size: int) -> Inode:
-        """Cut or extend with zeros, published at once."""
+    def truncate(self, inode: int, size: int, *, touches: bool = False) -> Inode:
+        """See OpenFile.truncate."""
         with self._opened(inode) as file:
-            return file.truncate(size)
+            return file.truncate(size, touches=touches)
 
     def is_open(self, inode: int) -> bool:
         return inode in self._open
@@ -404,9 +404,12 @@ class OpenFile:
         with self._lock:
             self._mtime_ns = mtime_ns
 
-    def truncate(self, size: int) -> Inode:
-        """Set the size, published at once. Blocks."""
+    def truncate(self, size: int, *, touches: bool = False) -> Inode:
+        """Cut, or extend with zeros, published at once. Where the size is this already the time of
+        the last change stays, unless `touches`: so truncate(2), not so O_TRUNC. Blocks."""
         with self._lock:
+            if size == self._size and not touches:
+                return self.publish()
             if size == self._size and not self._changed:
                 return self._shared.index.commit(self._touch)
             if size < self._size:

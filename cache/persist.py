@@ -10,6 +10,7 @@ processes racing for it end in the same state. Rules that keep it so:
   although its name moved on (`away`) is brought home first. That holds for the directories on the
   way too: a renamed directory moves before anything is put where it was. Where renames form a
   circle, one inode steps aside under a name of its own.
+- A file takes the name of a directory, or a directory that of a file, when the other has left it.
 - A deletion leaves a key alone that belongs to a live name.
 - An upload is conditional on the version the index knew; what others put there meanwhile is kept
   (cache/uploading.py).
@@ -94,6 +95,9 @@ class Persister:
                 continue
             if task.stepping is not None:
                 self._step_aside(task.stepping, place.bucket)
+                continue
+            if task.rival is not None:
+                self.persist(task.rival, waiting)
                 continue
             if task.inode is not None and task.inode.is_dir and task.has_moved:
                 with self._locks.hold("bucket", place.bucket, deadline_s=self._deadline_s):

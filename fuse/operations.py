@@ -550,7 +550,7 @@ class Operations(pyfuse3.Operations):
         """In a thread: open(2) with O_TRUNC. The kernel leaves it to us, and with it to take
         set-user-ID bits away; the answer to open carries no mode, so the kernel must hear of it.
         """
-        mode = attributes.unprivileged(self._open_files.truncate(inode, 0))
+        mode = attributes.unprivileged(self._open_files.truncate(inode, 0, touches=True))
         if mode is not None and not privileged:
             self._files.set_attributes(inode, SetAttributes(mode=mode))
             self._kernel.forget_soon([Change(0, b"", inode)])

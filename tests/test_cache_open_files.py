@@ -141,7 +141,7 @@ def test_the_etag_stays_as_long_as_the_content(box: TestVolume, size: int) -> No
     file.truncate(size)
     file.sync()
     file.release()
-    box.volume.open_files.truncate(before.id, size)
+    box.volume.open_files.truncate(before.id, size, touches=True)
     box.chmod(b"f", 0o600)
     box.volume.xattrs.set(before.id, b"user.s3.tag.t", b"1", create=False, replace=False)
     box.rename(b"f", b"g")
@@ -150,6 +150,19 @@ def test_the_etag_stays_as_long_as_the_content(box: TestVolume, size: int) -> No
     assert after.mtime_ns > before.mtime_ns
     box.drain()
     assert box.store.calls["put"] == 1  # and nothing was sent again
+
+
+def test_a_truncation_to_the_same_size_leaves_the_time_as_it_is(box: TestVolume) -> None:
+    """The kernel, which knows both, keeps it too. O_TRUNC is another matter."""
+    box.create(b"file")
+    box.write(b"file", b"x" * 5000)
+    before = box.inode(b"file")
+    files = box.volume.open_files
+    assert files.truncate(before.id, 5000).mtime_ns == before.mtime_ns
+    assert box.inode(b"file") == before
+    emptied = files.truncate(before.id, 0)
+    assert emptied.mtime_ns > before.mtime_ns
+    assert files.truncate(before.id, 0, touches=True).mtime_ns > emptied.mtime_ns
 
 
 def test_an_unlinked_file_lives_until_its_last_close(box: TestVolume) -> None:

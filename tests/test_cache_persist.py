@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -93,6 +94,47 @@ def test_a_changed_file_trades_names_with_a_new_one(box: TestVolume, changed: by
     box.rename(b"a", b"b", exchange=True)
     box.drain()
     assert tree(box) == {changed: b"other", other: b"new" + (b"old" * 5000)[3:]}
+    box.check()
+
+
+@pytest.mark.parametrize("first", [b"x", b"y", b"x/", b"y/"])
+def test_a_file_and_a_directory_trade_names(box: TestVolume, first: bytes) -> None:
+    box.put(b"x/z", b"Z" * 5000)
+    box.put(b"y", b"Y" * 5000)
+    box.drain()
+    box.evict()
+    box.rename(b"x", b"y", exchange=True)
+    with box.volume.index.read() as txn:
+        entry = next(entry for entry in dirty.entries(txn) if entry.name == first)
+    box.volume.persister.persist(place_of(entry))
+    box.drain()
+    assert tree(box) == {b"x": b"Y" * 5000, b"y/": None, b"y/z": b"Z" * 5000}
+    assert sorted(os.listdir(box.store_dir)) == [".forebay-tmp", "x", "y"]
+    box.evict()
+    assert (box.get(b"x"), box.get(b"y/z")) == (b"Y" * 5000, b"Z" * 5000)
+    box.check()
+
+
+@pytest.mark.parametrize("verb", ["remove", "rename"])
+def test_a_file_takes_the_name_of_a_directory_that_the_store_still_has(
+    box: TestVolume, verb: str
+) -> None:
+    """In a store of files it is there under this very name, too."""
+    box.put(b"x/z", b"Z")
+    box.drain()
+    if verb == "rename":
+        box.rename(b"x", b"y")
+    else:
+        box.unlink(b"x/z")
+        box.rmdir(b"x")
+    box.put(b"x", b"file")
+    with box.volume.index.read() as txn:
+        entry = next(entry for entry in dirty.entries(txn) if entry.name == b"x")
+    box.volume.persister.persist(place_of(entry))
+    box.drain()
+    moved = {b"y/": None, b"y/z": b"Z"} if verb == "rename" else {}
+    assert tree(box) == {b"x": b"file", **moved}
+    assert (box.store_dir / "x").read_bytes() == b"file"
     box.check()
 
 

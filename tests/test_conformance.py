@@ -13,11 +13,12 @@ import pytest
 from tests.support.conformance import ROOT
 from tests.support.conformance.cases import Case, remarks
 from tests.support.conformance.cases import table as cases_table
-from tests.support.conformance.fsstress import count_operations, differences
+from tests.support.conformance.fsstress import count_operations
 from tests.support.conformance.fsx import read_output
 from tests.support.conformance.pjdfstest import read_tap
 from tests.support.conformance.s3 import read_outcomes
 from tests.support.conformance.s3_table import category_of, count, failures, table
+from tests.support.trees import differences
 
 _SUITE = """
 import pytest
@@ -148,7 +149,10 @@ def test_trees_are_compared_by_all_that_is_to_be_kept(tmp_path: Path) -> None:
     (one / "directory/file").write_text("else")
     os.utime(one / "directory/file", ns=(1, 1))
     (other / "link").unlink()
-    assert differences(one, other) == [f"only in {one}: link", "directory/file: other bytes"]
+    assert differences(one, other) == [
+        f"only in {one}: link",
+        "directory/file (-rw-r--r--): other bytes",
+    ]
 
 
 def test_the_table_has_a_row_for_each_group_and_a_column_for_each_side() -> None:

@@ -2,7 +2,8 @@
 endpoint, both looked at after each; at the end the store, too.
 
 What tests/test_cache_model.py does to the volume in one process, here with the kernel and its
-caches, the gateways and the mover in between. FOREBAY_MODEL_STEPS sets how many steps a run takes.
+caches, the gateways and the mover in between. (What the mount does beside a real file system, in
+many more steps: tests/test_mounted_native.py.) FOREBAY_MODEL_STEPS sets how many steps a run takes.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from tests.test_cache_model import any_keys, keys, offsets, paths, seeds, sizes,
 
 pytestmark = requires_fuse
 
-STEPS = int(os.environ.get("FOREBAY_MODEL_STEPS", "900"))
+STEPS = int(os.environ.get("FOREBAY_MODEL_STEPS", "450"))
 STEPS_PER_CASE = 30
 
 
@@ -327,4 +328,4 @@ def test_the_node_is_what_the_model_is(tmp_path: Path, write_mode: str, share: i
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("write_mode", ["write_back", "write_through"])
 def test_the_node_is_what_the_model_is_for_long(tmp_path: Path, write_mode: str) -> None:
-    run(tmp_path, write_mode, 40 * STEPS)
+    run(tmp_path, write_mode, 80 * STEPS)

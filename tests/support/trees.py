@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -116,3 +117,55 @@ def _assert_says_nothing(*command: str | Path) -> None:
         errors="backslashreplace", check=False,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (0, ""), done.stdout[-3000:]
+
+
+def differences(left: Path, right: Path, *, times: bool = True) -> list[str]:
+    """What two trees do not have in common: names, kinds, bytes, permissions, owners, and times
+    unless they are of no interest."""
+    ours, theirs = _entries(left), _entries(right)
+    lines = [f"only in {left}: {name}" for name in sorted(ours.keys() - theirs.keys())]
+    lines += [f"only in {right}: {name}" for name in sorted(theirs.keys() - ours.keys())]
+    for name in sorted(ours.keys() & theirs.keys()):
+        if told := _differ(ours[name], theirs[name], times):
+            lines.append(f"{name} ({stat.filemode(ours[name].lstat().st_mode)}): {told}")
+    return lines
+
+
+def _entries(root: Path) -> dict[str, Path]:
+    """Everything below root by its path, but what the store keeps of the bucket itself."""
+    found = {}
+    for above, directories, files in os.walk(root):
+        if Path(above) == root:
+            directories[:] = [name for name in directories if name != ".forebay"]
+        for name in (*directories, *files):
+            path = Path(above) / name
+            found[str(path.relative_to(root))] = path
+    return found
+
+
+def _differ(left: Path, right: Path, times: bool) -> str:
+    one, other = left.lstat(), right.lstat()
+    # A device file's size and a directory's are the file system's own business.
+    names = ["st_mode", "st_uid", "st_gid", "st_rdev"]
+    if times and not stat.S_ISLNK(one.st_mode):
+        names.append("st_mtime_ns")
+    if stat.S_ISREG(one.st_mode) or stat.S_ISLNK(one.st_mode):
+        names.append("st_size")
+    told = [
+        f"{name} {getattr(one, name)} and {getattr(other, name)}"
+        for name in names
+        if getattr(one, name) != getattr(other, name)
+    ]
+    if not told and stat.S_ISLNK(one.st_mode) and left.readlink() != right.readlink():
+        told = [f"target {left.readlink()} and {right.readlink()}"]
+    if not told and stat.S_ISREG(one.st_mode) and not _same_bytes(left, right):
+        told = ["other bytes"]
+    return ", ".join(told)
+
+
+def _same_bytes(left: Path, right: Path) -> bool:
+    with left.open("rb") as one, right.open("rb") as other:
+        while piece := one.read(1 << 20):
+            if piece != other.read(len(piece)):
+                return False
+        return not other.read(1)

@@ -30,6 +30,7 @@ from tests.support.conformance.builds import Checkout, NoSuiteError, build, find
 from tests.support.conformance.cases import Case, remarks, table
 from tests.support.loop_disk import loop_disk
 from tests.support.node import RunningNode, running_node
+from tests.support.trees import differences
 
 BUCKET = "conformance"
 _EXT4_BYTES = 8 << 30
@@ -156,7 +157,7 @@ def agreement(node: RunningNode) -> Iterator[Case]:
     yield Case("afterwards", "fsck", "", 1, 1 - len(told), 0, told, (checked.stdout.strip(),))
     mounted = node.mount / BUCKET
     names = sum(len(below) + len(files) for _, below, files in os.walk(mounted))
-    different = fsstress.differences(mounted, node.store_dir / BUCKET)
+    different = differences(mounted, node.store_dir / BUCKET)
     passed = max(0, names - len(different))
     yield Case("afterwards", "store = mount", "", names, passed, 0, tuple(different[:20]))
 
