@@ -251,16 +251,11 @@ class Discovery:
                 return
         raise StoreUnavailable(f"the directories of {key!r} are renamed faster than it is found")
 
-    @staticmethod
-    def _stored_key(txn: Txn, bucket: Bucket, key: bytes) -> bytes:
-        place = namespace.locate(txn, bucket.root, key)
-        return key if place is None else namespace.store_path_of(txn, place.parent, place.name)
-
     def _learn_key_at(self, bucket: Bucket, key: bytes) -> bool:
         """False if the store followed a rename meanwhile: its answer means nothing."""
         store = self._buckets.store(bucket)
         with self._index.read() as txn:
-            stored_key = self._stored_key(txn, bucket, key)
+            stored_key = namespace.store_key_of(txn, bucket.root, key)
             has_place = namespace.locate(txn, bucket.root, key) is not None
         asked_ns = time.monotonic_ns()
         try:
@@ -271,7 +266,7 @@ class Discovery:
 
         def change(txn: Txn) -> None:
             nonlocal there
-            there = self._stored_key(txn, bucket, key) == stored_key
+            there = namespace.store_key_of(txn, bucket.root, key) == stored_key
             if not there:
                 return
             if found is None:

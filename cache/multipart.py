@@ -99,13 +99,13 @@ class Uploads:
         markers.check_kept(record, key, None, store.capabilities)
         markers.check_unversioned(record, key, 1)
         token = ""
-        place = b""
-        # Of a versioned bucket the store has the version that is to be replaced, too.
-        passes_through = self._passes_through(bucket, key) and not key.endswith(b"/")
-        if passes_through and not is_versioned(record):
-            place = self._stored_key(record.root, key)
-            parts = store.begin_parts(place, uploaded_attributes(attributes))
-            token = parts.token
+        store_key = b""
+        # As in Objects.writer.
+        goes_later = is_versioned(record) or key.endswith(b"/")
+        if self._buckets.mode_of(record, key).waits_for_store and not goes_later:
+            with self._index.read() as txn:
+                store_key = namespace.store_key_of(txn, record.root, key)
+            token = store.begin_parts(store_key, uploaded_attributes(attributes)).token
         upload = UploadRecord(
             id=str(uuid.uuid4()),
             bucket=bucket,
@@ -115,24 +115,13 @@ class Uploads:
             attributes=attributes,
             checksum_algorithm=checksum_algorithm,
             store_token=token,
-            store_key=place,
+            store_key=store_key,
             layout_key=layout_key,
         )
         self._index.commit(
             lambda txn: txn.put_record(Table.UPLOADS, _upload_key(bucket, upload.id), upload)
         )
         return upload
-
-    def _passes_through(self, bucket: str, key: bytes) -> bool:
-        mode = self._buckets.mode_of(self._buckets.get(bucket), key)
-        return mode.waits_for_store
-
-    def _stored_key(self, root: int, key: bytes) -> bytes:
-        with self._index.read() as txn:
-            place = namespace.locate(txn, root, key)
-            if place is None:
-                return key
-            return namespace.store_path_of(txn, place.parent, place.name)
 
     def get(self, bucket: str, key: bytes, upload_id: str) -> UploadRecord:
         """NoSuchBucket, NoSuchUpload; also for an upload of another key."""

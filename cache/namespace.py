@@ -200,6 +200,12 @@ def store_path_of(txn: Txn, parent: int, name: bytes) -> bytes:
             parent = inode.parent
 
 
+def store_key_of(txn: Txn, root: int, key: bytes) -> bytes:
+    """The key under which the store knows a key, or would know it once it is there."""
+    place = locate(txn, root, key)
+    return key if place is None else store_path_of(txn, place.parent, place.name)
+
+
 def store_owner(txn: Txn, root: int, key: bytes) -> int | None:
     """The inode whose object lies, or is to lie, under this key of the store; None if nobody's."""
     directories, last = names.split_key(key)

@@ -285,7 +285,8 @@ class Objects:
         store_key = b""
         upload: Upload | None = None
         if passes_through:
-            store_key = self._store_key(record, key)
+            with self._index.read() as txn:
+                store_key = namespace.store_key_of(txn, record.root, key)
             upload = store.begin_upload(store_key, size_bytes, uploaded_attributes(attributes))
         target = Target(record, key, mode, store_key, upload)
         return ObjectWriter(target, staged, self._publisher, self._persister, self.precheck)
@@ -294,13 +295,6 @@ class Objects:
         record = self._buckets.get(bucket)
         self._buckets.check_writable(record)
         return record
-
-    def _store_key(self, bucket: Bucket, key: bytes) -> bytes:
-        with self._index.read() as txn:
-            place = namespace.locate(txn, bucket.root, key)
-            if place is None:
-                return key
-            return namespace.store_path_of(txn, place.parent, place.name)
 
     def precheck(self, bucket: Bucket, key: bytes, check: Check | None) -> None:
         """Evaluate a condition before the store is changed; asks the store about a key that the

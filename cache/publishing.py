@@ -166,7 +166,9 @@ class Publisher:
     def make_place(self, txn: Txn, bucket: Bucket, key: bytes) -> Place:
         """Where the key's dentry is, directories made where they are missing. NoSuchBucket if the
         bucket was removed since it was looked up."""
-        self.present(txn, bucket)
+        return self._make_place(txn, self.present(txn, bucket), key)
+
+    def _make_place(self, txn: Txn, bucket: Bucket, key: bytes) -> Place:
         directories, last = names.split_key(key)
         parent = namespace.make_directories(txn, bucket.root, directories, self._config)
         return Place(bucket.root, parent, last)
@@ -185,12 +187,12 @@ class Publisher:
         else the name is queued. StoreUnavailable if the key leads elsewhere by now."""
         if new.check is not None:
             new.check(find(txn, new.bucket, new.key))
-        place = self.make_place(txn, new.bucket, new.key)
+        bucket = self.present(txn, new.bucket)
+        place = self._make_place(txn, bucket, new.key)
         if claimed is not None and claimed != place:
             raise StoreUnavailable(f"a directory above {new.key!r} was renamed meanwhile")
         dentry = names.find(txn, place.parent, place.name)
         old = None if dentry is None else namespace.get(txn, dentry.inode)
-        bucket = self.present(txn, new.bucket)
         overhead = encryption.overhead(new.attributes, new.size)
         is_dir = place.name.endswith(b"/")
         if is_dir:
