@@ -26,6 +26,7 @@ what the index does not know goes to a thread.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -52,6 +53,7 @@ _NEVER_LOCKED_OUT = frozenset({"s3:GetBucketPolicy", "s3:PutBucketPolicy", "s3:D
 _EXISTING_TAG = "s3:existingobjecttag/"
 _REQUEST_TAG = "s3:requestobjecttag"
 _DELETE = RULES["DeleteObject"]
+_READ = RULES["GetObject"]
 _NO_FACTS: Context = {}
 
 
@@ -193,6 +195,13 @@ class Access:
     async def check_delete(self, key: bytes, version_id: str | None) -> None:
         """AccessDenied unless the caller may delete the key, or this version of it."""
         await self.check(_DELETE, key, version_id)
+
+    async def check_match(self, etag: str | None, key: bytes, version_id: str | None) -> None:
+        """AccessDenied for a deletion on condition of an ETag by who may not read the object: the
+        answer would tell the ETag to who guesses. `*` asks for nothing that a deletion does not."""
+        if etag is not None and etag.strip() != "*":
+            with contextlib.suppress(NoSuchKey, NoSuchVersion):
+                await self.check(_READ, key, version_id)
 
     async def welcome(self) -> None:
         """Note, before it is made, that the object of a request may be its writer's and not the

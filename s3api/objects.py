@@ -302,6 +302,7 @@ async def delete_object(call: Call) -> web.StreamResponse:
         call.input.get("IfMatchLastModifiedTime"),
         call.input.get("IfMatchSize"),
     )
+    await call.access.check_match(call.input.get("IfMatch"), call.key, version_of(call))
     deleted = await call.threads.metadata(
         lambda: call.volume.objects.delete(
             call.bucket,
@@ -332,6 +333,7 @@ async def delete_objects(call: Call) -> web.StreamResponse:
         async with gate:
             try:
                 await call.access.check_delete(check_key(key), each.get("VersionId"))
+                await call.access.check_match(each.get("ETag"), key, each.get("VersionId"))
                 return named | await call.threads.metadata(_delete_one, call, key, each)
             except (S3Error, CacheError) as exc:
                 error = exc if isinstance(exc, S3Error) else from_cache(exc)

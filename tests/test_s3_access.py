@@ -327,6 +327,26 @@ def test_each_key_of_a_deletion_is_asked_about(bucket: str, owner: Any, bob: Any
     assert can_read(owner, bucket)
 
 
+def test_who_may_only_delete_learns_no_etag(bucket: str, owner: Any, bob: Any) -> None:
+    key = {"Bucket": bucket, "Key": "key"}
+    etag = owner.head_object(**key)["ETag"]
+    put_policy(owner, bucket, statement(bucket, "s3:DeleteObject"))
+    for guess in (etag, "wrong"):
+        assert outcome(bob.delete_object, **key, IfMatch=guess) == "AccessDenied"
+        answer = bob.delete_objects(
+            Bucket=bucket, Delete={"Objects": [{"Key": "key", "ETag": guess}]}
+        )
+        assert [e["Code"] for e in answer["Errors"]] == ["AccessDenied"]
+    assert can_read(owner, bucket)
+    both = {**statement(bucket, "s3:DeleteObject"), "Action": ["s3:DeleteObject", "s3:GetObject"]}
+    put_policy(owner, bucket, both)
+    assert outcome(bob.delete_object, **key, IfMatch="wrong") == "PreconditionFailed"
+    assert outcome(bob.delete_object, **key, IfMatch=etag) == ""
+    owner.put_object(**key, Body=b"")
+    put_policy(owner, bucket, statement(bucket, "s3:DeleteObject"))
+    assert outcome(bob.delete_object, **key, IfMatch="*") == ""
+
+
 def test_an_upload_is_its_initiators(bucket: str, owner: Any, bob: Any, nobody: Any) -> None:
     put_policy(owner, bucket, statement(bucket, "s3:PutObject", Principal={"AWS": "000000000000"}))
     upload = bob.create_multipart_upload(Bucket=bucket, Key="new")["UploadId"]
