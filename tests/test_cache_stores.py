@@ -271,9 +271,9 @@ def _chunks(body: bytes) -> Iterator[memoryview]:
 @pytest.mark.parametrize(
     ("size", "changed"),
     [
-        (12 * MIB + 1, [(12 * MIB, 12 * MIB + 1)]),
-        (12 * MIB, [(6 * MIB, 6 * MIB + 9)]),
-        (11 * MIB, []),
+        (7 * MIB + 1, [(7 * MIB, 7 * MIB + 1)]),
+        (7 * MIB, [(MIB, MIB + 9)]),
+        (6 * MIB, []),
         (100, []),
     ],
     ids=["append", "middle", "cut", "cut-to-little"],
@@ -281,7 +281,7 @@ def _chunks(body: bytes) -> Iterator[memoryview]:
 def test_a_patch_is_a_put_of_the_whole(
     store: Store, top: bytes, size: int, changed: list[tuple[int, int]]
 ) -> None:
-    old = os.urandom(12 * MIB)
+    old = os.urandom(7 * MIB)
     before = put(store, top + b"a", old)
     new = bytearray((old + b"-")[:size])
     for start, stop in changed:
