@@ -330,7 +330,7 @@ class Gateway:
         operation = entry.operation or "Unknown"
         metrics.REQUESTS.labels(operation, entry.code).inc()
         metrics.REQUEST_SECONDS.labels(operation).observe(elapsed_s)
-        if entry.bucket:
+        if entry.bucket and self._logs.is_wanted(entry.bucket):
             self._logs.note_answer(entry.answered(response, elapsed_s))
         wanted = self._config.access_log
         failed = entry.code not in ("OK", "NotModified")

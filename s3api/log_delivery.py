@@ -168,16 +168,28 @@ class LogDelivery:
             log.warning("%d records of access logs are lost", len(self._notes))
             metrics.LOST_LOG_RECORDS.inc(len(self._notes))
 
-    def log_of(self, bucket: str, now_ns: int) -> tuple[Log, Bucket] | None:
-        """Where a request for the bucket is to be logged; None: nowhere. Inline."""
+    def is_wanted(self, bucket: str) -> bool:
+        """Whether requests for the bucket are to be logged. Inline: one read of the index."""
+        return self._source(bucket) is not None
+
+    def _source(self, bucket: str) -> Bucket | None:
+        """The bucket, if it is to be logged anywhere."""
         try:
             source = self._volume.buckets.get(bucket)
         except CacheError:
             return None
-        text = source.settings.get(DOCUMENT)
-        if text is None:
-            return None
-        values = _enabled(text)
+        return source if DOCUMENT in source.settings else None
+
+    def note_answer(self, answered: Answered) -> None:
+        """Note a request, if its bucket still asks for that. Inline."""
+        source = self._source(answered.bucket)
+        if source is not None:
+            record = _record(answered, source, self._volume.users, self._host_id)
+            self.note(self._log_of(source, answered.time_ns), record.line())
+
+    def _log_of(self, source: Bucket, time_ns: int) -> Log:
+        """Where a request of this time is to be logged."""
+        values = _enabled(source.settings[DOCUMENT])
         partition = day = ""
         partitioned = values["TargetObjectKeyFormat"].get("PartitionedPrefix")
         if partitioned is not None:
@@ -185,16 +197,8 @@ class LogDelivery:
             owner = shown_user(source.owner, self._volume.users)["ID"]
             partition = f"{owner}/{region}/{source.name}/"
             if partitioned["PartitionDateSource"] == "EventTime":
-                day = f"{datetime.fromtimestamp(now_ns // 10**9, UTC):%Y/%m/%d}"
-        found = Log(source.name, values["TargetBucket"], values["TargetPrefix"], partition, day)
-        return found, source
-
-    def note_answer(self, answered: Answered) -> None:
-        """Note a request if its bucket asks for that. Inline: one read of the index."""
-        found = self.log_of(answered.bucket, answered.time_ns)
-        if found is not None:
-            where, source = found
-            self.note(where, _record(answered, source, self._volume.users, self._host_id).line())
+                day = f"{datetime.fromtimestamp(time_ns // 10**9, UTC):%Y/%m/%d}"
+        return Log(source.name, values["TargetBucket"], values["TargetPrefix"], partition, day)
 
     def note(self, where: Log, line: str) -> None:
         if len(self._notes) >= _NOTES_MAX:
