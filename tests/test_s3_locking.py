@@ -38,6 +38,13 @@ def plain(s3: Any) -> str:
     return name
 
 
+def put_retained(s3: Any, bucket: str, mode: str, until: datetime) -> str:
+    """Put the key `k`; the version's id."""
+    lock = {"ObjectLockMode": mode, "ObjectLockRetainUntilDate": until}
+    version_id: str = s3.put_object(Bucket=bucket, Key="k", Body=b"1", **lock)["VersionId"]
+    return version_id
+
+
 def rule(mode: str = "GOVERNANCE", **period: int) -> dict[str, Any]:
     retention = {"Mode": mode, **(period or {"Days": 1})}
     return {"ObjectLockEnabled": "Enabled", "Rule": {"DefaultRetention": retention}}
@@ -92,13 +99,7 @@ def test_what_is_no_configuration(
 
 
 def test_a_retained_version_stays(s3: Any, bucket: str) -> None:
-    kept = s3.put_object(
-        Bucket=bucket,
-        Key="k",
-        Body=b"1",
-        ObjectLockMode="GOVERNANCE",
-        ObjectLockRetainUntilDate=LATER,
-    )["VersionId"]
+    kept = put_retained(s3, bucket, "GOVERNANCE", LATER)
     head = s3.head_object(Bucket=bucket, Key="k")
     assert (head["ObjectLockMode"], head["ObjectLockRetainUntilDate"]) == ("GOVERNANCE", LATER)
     named = {"Bucket": bucket, "Key": "k", "VersionId": kept}
@@ -112,13 +113,7 @@ def test_a_retained_version_stays(s3: Any, bucket: str) -> None:
 
 def test_compliance_is_not_bypassed(s3: Any, bucket: str) -> None:
     soon = datetime.now(UTC) + timedelta(hours=1)
-    kept = s3.put_object(
-        Bucket=bucket,
-        Key="k",
-        Body=b"1",
-        ObjectLockMode="COMPLIANCE",
-        ObjectLockRetainUntilDate=soon,
-    )["VersionId"]
+    kept = put_retained(s3, bucket, "COMPLIANCE", soon)
     named = {"Bucket": bucket, "Key": "k", "VersionId": kept, "BypassGovernanceRetention": True}
     refused("AccessDenied", 403, s3.delete_object, **named)
     for retention in (
@@ -226,13 +221,7 @@ def test_headers_of_a_lock_come_in_pairs(s3: Any, bucket: str) -> None:
 
 def test_a_bypass_needs_the_permission(door: Door, s3: Any, bucket: str) -> None:
     """Who may delete versions may not therefore bypass: a deny of that one action counts."""
-    kept = s3.put_object(
-        Bucket=bucket,
-        Key="k",
-        Body=b"1",
-        ObjectLockMode="GOVERNANCE",
-        ObjectLockRetainUntilDate=LATER,
-    )["VersionId"]
+    kept = put_retained(s3, bucket, "GOVERNANCE", LATER)
     s3.put_bucket_policy(
         Bucket=bucket,
         Policy='{"Version": "2012-10-17", "Statement": [{"Effect": "Deny", "Principal": "*",'

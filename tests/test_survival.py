@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shutil
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,7 +28,8 @@ from s3api.config import AuthConfig, GatewayConfig
 from s3api.gateway import Gateway
 from tests.support.s3 import running_gateway
 from tests.support.stores import make_bucket, moto_backend
-from tests.support.volume import DRAIN_DEADLINE_S, some_bytes
+from tests.support.volume import some_bytes
+from tests.support.waiting import wait_until
 
 PLAIN, VERSIONED = "plain", "versioned"
 PART_BYTES = 5 * MIB
@@ -79,10 +79,8 @@ class Site:
         )
 
     def drain(self) -> None:
-        end = time.monotonic() + DRAIN_DEADLINE_S
-        while self.volume.queue.run_once(hurry=True) or self.volume.queue.backlog().names:
-            assert time.monotonic() < end, self.volume.queue.backlog()
-            time.sleep(0.0005)
+        queue = self.volume.queue
+        wait_until(lambda: not queue.run_once(hurry=True) and not queue.backlog().names)
 
 
 def restart(site: Site) -> None:
