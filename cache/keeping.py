@@ -53,6 +53,8 @@ class Keeper:
 
         def change(txn: Txn) -> None:
             current = namespace.get(txn, inode.id)
+            if not current.nlink and dirty.waits_below(txn, current.id):
+                return  # a removed directory, below which something was queued meanwhile
             if current.stored is not None:
                 dirty.come_home(txn, current.stored.parent, current.stored.name, current.id)
                 if current.nlink:

@@ -198,7 +198,10 @@ class Persister:
                 place = Place(root, inode.parent, inode.name)
                 below = [] if inode.nlink else dirty.entries_of(txn, inode_id)
         if place is None:
-            self._keeper.forget_place(inode)
+            # Not while it is on its way to the name that it has just lost: what is put where it
+            # was would be taken along.
+            with self._locks.hold("inode", inode_id, deadline_s=self._deadline_s):
+                self._keeper.forget_place(inode)
         elif inode_id in waiting:
             self._step_aside(inode_id, place.bucket)
         elif inode.nlink:
@@ -207,7 +210,8 @@ class Persister:
             # A directory that was removed: with what waits below it, it leaves the store.
             for entry in below:
                 self.persist(place_of(entry), waiting | {inode_id})
-            self._keeper.forget_place(inode)
+            with self._locks.hold("bucket", place.bucket, shared=True, deadline_s=self._deadline_s):
+                self._keeper.forget_place(inode)
 
     def _step_aside(self, inode_id: int, root: int) -> None:
         """Names were exchanged, in a circle or with a directory's own child: nobody can go first.
@@ -247,6 +251,10 @@ class Persister:
         new = aside_name(inode)
         if inode.stored is None or inode.stored.name == new:
             return None
+        if dirty.away_at(txn, root, new) != inode_id:  # else it was begun before
+            at = inode.stored.parent, inode.stored.name
+            if dirty.away_at(txn, *at) != inode_id:
+                return None  # it went elsewhere while the lock was waited for: others are there now
         old = namespace.store_path_of(txn, inode.stored.parent, inode.stored.name)
         dirty.send_away(txn, root, new, inode_id)
         dirty.mark(txn, root, root, new, 0)

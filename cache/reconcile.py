@@ -57,13 +57,20 @@ class Reconciler:
 
     def reconcile(self, task: Task) -> bool:
         """Under the key's lock; False when it must be looked at again."""
-        task = self._comparison.look(task.place)
-        if not task.mode.persists:
-            if task.inode is not None and not task.inode.is_dir and task.has_moved:
-                # Renamed from where things are persisted: what is here now stays here only.
-                self._keeper.keep_here(task.inode)
-            self._clear(task)
-            return True
+        key, task = task.key, self._comparison.look(task.place)
+        moves = task.inode is not None and task.inode.is_dir and task.has_moved
+        if task.key != key or task.foreign is not None or task.stepping is not None or moves:
+            return False  # renamed since: that needs other locks, or somebody else first
+        if task.mode.persists:
+            return self._store(task)
+        if task.inode is not None and not task.inode.is_dir and task.has_moved:
+            # Renamed from where things are persisted: what is here now stays here only.
+            self._keeper.keep_here(task.inode)
+        self._clear(task)
+        return True
+
+    def _store(self, task: Task) -> bool:
+        """What a name needs in a store that is to have it."""
         if task.inode is None:
             return self._remove(task)
         inode = task.inode
@@ -165,12 +172,13 @@ class Reconciler:
         ):
             return self._finish(task, inode, self._write_marker(task, inode))
         if inode.explicit and task.store.capabilities.native_directories:
-            # Marked because something was put into it or taken out: its time again. If it is not
-            # there, it is on its way to or from another name, and marked for that.
-            with contextlib.suppress(StoreNotFound):
-                task.store.set_attributes(
-                    task.key, self._uploader.attributes_of(inode, task.attributes)
-                )
+            # Marked because something was put into it or taken out: its time again. It need not be
+            # there, if nothing ever was below it.
+            attributes = self._uploader.attributes_of(inode, task.attributes)
+            try:
+                task.store.set_attributes(task.key, attributes)
+            except StoreNotFound:
+                return self._finish(task, inode, task.store.put(task.key, (), 0, attributes))
         self._clear(task)
         return True
 

@@ -184,10 +184,15 @@ class Renames:
             namespace.get(txn, other.id),
             primary=primary_other,
         )
-        if primary_one:
+        # That which has no place in the store goes first: the other's may be where it comes from,
+        # and is only in the way there until it has come home.
+        if primary_one and one.stored is None:
             one = namespace.moved(txn, one, first, to_second)
+            primary_one = False
         if primary_other:
             other = namespace.moved(txn, other, second, to_first)
+        if primary_one:
+            one = namespace.moved(txn, one, first, to_second)
         self._versions.renew(txn, bucket, to_second, one)
         self._versions.renew(txn, bucket, to_first, other)
         for place in {first, second} - {to_first, to_second}:
