@@ -25,6 +25,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=3, help="of load in a round (default 3)")
     parser.add_argument("--gateways", type=int, default=1, help="gateway processes (default 1)")
     parser.add_argument("--megabytes", type=int, default=512, help="size of the large file")
+    parser.add_argument("--entries", type=int, default=10_000, help="names in the large directory")
     parser.add_argument("--json", type=Path, default=Path("bench-results.json"))
     parser.add_argument("--directory", type=Path, help="where to work; default: a temporary one")
     arguments = parser.parse_args()
@@ -37,7 +38,9 @@ def main() -> None:
             rows += s3.run(work / "s3", arguments.rounds, arguments.seconds, arguments.gateways)
         if "mount" in what:
             (work / "mount").mkdir()
-            rows += mount.run(work / "mount", arguments.rounds, arguments.megabytes)
+            rows += mount.run(
+                work / "mount", arguments.rounds, arguments.megabytes, arguments.entries
+            )
         if "list" in what:
             rows += listing.run(work / "list", arguments.rounds)
     finally:

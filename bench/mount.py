@@ -1,10 +1,17 @@
-"""Mount marks: the same file work on Forebay's mount, rclone's, and the native file system."""
+"""Mount marks: the same file work on Forebay's mount, its peers', and the native file system.
+
+Two kinds of cold: the kernel's names and attributes dropped (`drop_caches`, for all contenders), or
+the mount's pages of one file dropped (`fadvise`), while the daemon behind it, or the native file
+system, still has the bytes.
+"""
 
 from __future__ import annotations
 
 import os
+import random
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import count
@@ -14,8 +21,11 @@ from bench import servers
 from bench.rounds import Row, measure
 from tests.support.node import running_node
 
+KIB = 1 << 10
 MIB = 1 << 20
 _SMALL = 300
+_READERS = 16
+_READS_EACH = 100
 _fresh = count()
 
 
@@ -30,25 +40,37 @@ def contenders(work: Path) -> Iterator[dict[str, Path]]:
         native = work / "native"
         native.mkdir()
         rclone = stack.enter_context(servers.rclone_mount(work / "under", work / "rclone"))
-        yield {"forebay": node.mount / "bucket", "rclone": rclone, "native": native}
+        s3fs = stack.enter_context(servers.s3fs_mount(work / "s3", work / "s3fs"))
+        yield {"forebay": node.mount / "bucket", "rclone": rclone, "s3fs": s3fs, "native": native}
 
 
-def run(work: Path, rounds: int, megabytes: int) -> list[Row]:
+def run(work: Path, rounds: int, megabytes: int, entries: int) -> list[Row]:
+    """megabytes: size of the large file. entries: names in the large directory."""
     works: list[tuple[str, str, Callable[[Path], float]]] = [
         ("sequential write + fsync", "MB/s", partial(_write, megabytes=megabytes)),
-        ("sequential read, pages dropped", "MB/s", partial(_read, megabytes=megabytes, drop=True)),
-        ("sequential read again", "MB/s", partial(_read, megabytes=megabytes, drop=False)),
+        ("sequential read, the mount's pages dropped", "MB/s", partial(_read, drop=True)),
+        ("sequential read again", "MB/s", partial(_read, drop=False)),
+        ("16 readers, 128 KiB at random", "MB/s", _read_at_random),
         ("create + write 4 KiB + close", "/s", _create),
         ("open + read 4 KiB, hot", "/s", _open_read),
-        ("stat, hot", "/s", _stat),
-        ("ls -l, hot", "entries/s", _list),
         ("unlink", "/s", _unlink),
+        ("stat, hot", "/s", partial(_stat, drop=False)),
+        ("stat, cold", "/s", partial(_stat, drop=True)),
+        (f"ls -l of {entries}, hot", "/s", partial(_list, entries=entries, drop=False)),
+        (f"ls -l of {entries}, cold", "/s", partial(_list, entries=entries, drop=True)),
+        (f"rename of a directory of {entries}", "/s", partial(_rename, entries=entries)),
     ]
     with contenders(work) as found:
         return [
             measure(name, unit, "native", {k: partial(f, p) for k, p in found.items()}, rounds)
             for name, unit, f in works
         ]
+
+
+def _drop_names() -> None:
+    """Have the kernel forget names and attributes of all file systems."""
+    os.sync()
+    Path("/proc/sys/vm/drop_caches").write_text("2")
 
 
 def _write(directory: Path, megabytes: int) -> float:
@@ -62,7 +84,8 @@ def _write(directory: Path, megabytes: int) -> float:
     return megabytes / (time.perf_counter() - start)
 
 
-def _read(directory: Path, megabytes: int, drop: bool) -> float:
+def _read(directory: Path, drop: bool) -> float:
+    megabytes = (directory / "large").stat().st_size / MIB
     fd = os.open(directory / "large", os.O_RDONLY)
     if drop:
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -73,6 +96,26 @@ def _read(directory: Path, megabytes: int, drop: bool) -> float:
     took = time.perf_counter() - start
     os.close(fd)
     return megabytes / took
+
+
+def _read_at_random(directory: Path) -> float:
+    """Each reader takes 128 KiB from 100 places, the pages that the mount had being dropped."""
+    fd = os.open(directory / "large", os.O_RDONLY)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    size = os.fstat(fd).st_size
+
+    def read(seed: int) -> None:
+        places = random.Random(seed)
+        for _ in range(_READS_EACH):
+            os.pread(fd, 128 * KIB, places.randrange(size // (128 * KIB)) * 128 * KIB)
+
+    with ThreadPoolExecutor(_READERS) as readers:
+        start = time.perf_counter()
+        for _ in readers.map(read, range(_READERS)):
+            pass
+        took = time.perf_counter() - start
+    os.close(fd)
+    return _READERS * _READS_EACH * 128 * KIB / MIB / took
 
 
 def _create(directory: Path) -> float:
@@ -105,23 +148,58 @@ def _open_read(directory: Path) -> float:
     raise AssertionError("unreachable")
 
 
-def _stat(directory: Path) -> float:
+def _stat(directory: Path, drop: bool) -> float:
     place = _latest(directory)
+    if drop:
+        _drop_names()
+    times = 1 if drop else 10
     start = time.perf_counter()
-    for _ in range(10):
+    for _ in range(times):
         for number in range(_SMALL):
             os.stat(place / f"f{number}")
-    return 10 * _SMALL / (time.perf_counter() - start)
+    return times * _SMALL / (time.perf_counter() - start)
 
 
-def _list(directory: Path) -> float:
-    place = _latest(directory)
+def _large_directory(directory: Path, entries: int) -> Path:
+    """Made at the first call."""
+    for found in directory.glob("many*"):
+        return found
+    place = directory / "many"
+    place.mkdir()
+    for number in range(entries):
+        os.close(os.open(place / f"f{number}", os.O_WRONLY | os.O_CREAT, 0o644))
+    return place
+
+
+def _list(directory: Path, entries: int, drop: bool) -> float:
+    """Listings per second, each with a stat of every entry."""
+    place = _large_directory(directory, entries)
+    if drop:
+        _drop_names()
+    else:
+        _look_at_all(place)
     start = time.perf_counter()
-    for _ in range(10):
-        with os.scandir(place) as entries:
-            for entry in entries:
-                entry.stat(follow_symlinks=False)
-    return 10 * _SMALL / (time.perf_counter() - start)
+    assert _look_at_all(place) == entries
+    return 1 / (time.perf_counter() - start)
+
+
+def _look_at_all(place: Path) -> int:
+    seen = 0
+    with os.scandir(place) as found:
+        for entry in found:
+            entry.stat(follow_symlinks=False)
+            seen += 1
+    return seen
+
+
+def _rename(directory: Path, entries: int) -> float:
+    place = _large_directory(directory, entries)
+    start = time.perf_counter()
+    for turn in range(10):
+        new = directory / f"many-{turn % 2}"
+        os.rename(place, new)
+        place = new
+    return 10 / (time.perf_counter() - start)
 
 
 def _unlink(directory: Path) -> float:

@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import boto3
+
 BIN = Path(sys.executable).parent
 DEADLINE_S = 20.0
 
@@ -119,13 +121,43 @@ def rclone_mount(root: Path, mount: Path) -> Iterator[Path]:
     mount.mkdir()
     arguments: list[str | Path] = [BIN / "rclone", "mount", root, mount]
     arguments += ["--vfs-cache-mode", "full", "--cache-dir", root.parent / "rclone-cache"]
-    with process([*arguments, "--vfs-write-back", "0s"], None):
-        end = time.monotonic() + DEADLINE_S
-        while not os.path.ismount(mount):
-            if time.monotonic() > end:
-                raise RuntimeError("rclone does not mount")
-            time.sleep(0.05)
-        try:
+    with process([*arguments, "--vfs-write-back", "0s"], None), _mounted("rclone", mount):
+        yield mount
+
+
+@contextmanager
+def s3fs_mount(root: Path, mount: Path) -> Iterator[Path]:
+    """s3fs-fuse, with its cache of whole files, over an S3 server in memory (moto)."""
+    root.mkdir()
+    mount.mkdir()
+    credentials = root / "credentials"
+    credentials.write_text("bench:benchsecret\n")
+    credentials.chmod(0o600)
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    with process([BIN / "moto_server", "-H", "127.0.0.1", "-p", str(port)], url):
+        boto3.client(
+            "s3",
+            endpoint_url=url,
+            aws_access_key_id="bench",
+            aws_secret_access_key="benchsecret",
+            region_name="us-east-1",
+        ).create_bucket(Bucket="bucket")
+        options = f"url={url},use_path_request_style,passwd_file={credentials},endpoint=us-east-1"
+        options += f",use_cache={root / 'cache'}"
+        arguments: list[str | Path] = ["s3fs", "bucket", mount, "-f", "-o", options]
+        with process(arguments, None), _mounted("s3fs", mount):
             yield mount
-        finally:
-            subprocess.run(["fusermount3", "-uz", mount], check=False, timeout=20)
+
+
+@contextmanager
+def _mounted(name: str, mount: Path) -> Iterator[None]:
+    end = time.monotonic() + DEADLINE_S
+    while not os.path.ismount(mount):
+        if time.monotonic() > end:
+            raise RuntimeError(f"{name} does not mount")
+        time.sleep(0.05)
+    try:
+        yield
+    finally:
+        subprocess.run(["fusermount3", "-uz", mount], check=False, timeout=20)

@@ -149,6 +149,15 @@ class Files:
         with self._index.read() as txn:
             return self._entries(txn, directory, after, limit)
 
+    @property
+    def last_change(self) -> int:
+        """See Index.last_change."""
+        return self._index.last_change
+
+    def is_known(self, directory: int) -> bool:
+        """Whether the index alone can answer for a directory now. NoSuchInode. Inline."""
+        return self._directories.is_known(directory)
+
     def entries_now(
         self, directory: int, after: bytes, limit: int
     ) -> list[tuple[bytes, Inode]] | None:

@@ -125,6 +125,11 @@ class Txn:
         self.put(Table.META, counter, (number + 1).to_bytes(8, "big"))
         return number
 
+    @property
+    def number(self) -> int:
+        """Of the commit that a read transaction sees as the last one."""
+        return int(self._raw.id())
+
     def count(self, table: Table) -> int:
         return int(self._raw.stat(self._tables[table])["entries"])
 
@@ -375,6 +380,13 @@ class Index:
             return False
         # Past the cap only by pages that were used once; what counts is what is live now.
         return Txn(raw, self._tables).used_bytes() >= self._cap_bytes * 0.98
+
+    @property
+    def last_change(self) -> int:
+        """The number of the last commit, of whatever process: while it is the same, so is
+        everything that was read. Not Environment.info(), which runs ahead of what readers see."""
+        with self.read() as txn:
+            return txn.number
 
     def clear_stale_readers(self) -> int:
         """Free the slots of readers that died; their pages could never be reused else."""

@@ -42,6 +42,7 @@ from fuse.handles import DirectoryHandle, FileHandle, Handles, LookupCounts, Str
 from fuse.interrupts import ASKER
 from fuse.kernel import KernelCache
 from fuse.links import Removals
+from fuse.listings import Listings
 from fuse.refusals import Refusals
 from fuse.threads import GivenUp, Lane
 from fuse.told import Told
@@ -92,6 +93,7 @@ class Operations(pyfuse3.Operations):
         self._refusals = Refusals(files, open_files, kernel)
         self._removals = Removals()
         self._told = Told(files, open_files, access_times, self._removals)
+        self._listings = Listings(files, self._told, metadata)
         self.greeted = trio.Event()
         """Set when the kernel and we have agreed on the protocol (FUSE_INIT)."""
 
@@ -396,12 +398,7 @@ class Operations(pyfuse3.Operations):
 
     @answered
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
-        """Fill one answer (a page or more) with the entries after `start_id`.
-
-        Entries are fetched anew for each answer: while we work on one the kernel holds the
-        directory's lock, and whoever replaces a name waits for it before the old entry is
-        forgotten (KernelCache). Entries kept for the next answer would come too late for that.
-        """
+        """Fill one answer (a page or more) with the entries after `start_id`."""
         directory = self._directories[fh]
         ASKER.set(directory.asker)
         cookie = start_id
@@ -418,12 +415,10 @@ class Operations(pyfuse3.Operations):
         while True:
             after = directory.position(cookie)
             limit = min(_BATCH_MAX, directory.batch)
-            entries = await self._entries(directory.inode, after, limit)
-            for name, inode in entries:
-                entry = self._told.of(inode)
-                position = self._files.position(name, inode)
+            entries = await self._listings.entries(directory.inode, after, limit)
+            for name, position, inode, told in entries:
                 next_cookie = directory.next_cookie(cookie, position)
-                if not pyfuse3.readdir_reply(token, name, entry, next_cookie):
+                if not pyfuse3.readdir_reply(token, name, told, next_cookie):
                     directory.batch = sent + 1
                     return
                 cookie = next_cookie
@@ -579,12 +574,6 @@ class Operations(pyfuse3.Operations):
         if name.startswith(b"system."):
             raise pyfuse3.FUSEError(errno.ENOTSUP)
         return self._xattrs
-
-    async def _entries(self, directory: int, after: bytes, limit: int) -> list[tuple[bytes, Inode]]:
-        found = self._files.entries_now(directory, after, limit)
-        if found is None:
-            found = await self._metadata.run(lambda: self._files.entries(directory, after, limit))
-        return found
 
     def _dots(self, directory: int) -> list[tuple[bytes, Inode]]:
         """The first two entries of a listing. They do not count as handed out."""

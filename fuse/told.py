@@ -51,6 +51,14 @@ class Told:
             inode = self._access_times.shown(inode)
         return attributes.of(inode)
 
+    def is_as_recorded(self, inode: Inode) -> bool:
+        """Whether `of` says what the record says, and nothing of what is not in the index yet."""
+        return (
+            not self._open_files.is_open(inode.id)
+            and self._removals.links(inode) == inode.nlink
+            and (self._access_times is None or self._access_times.shown(inode) is inode)
+        )
+
     def read(self, inode: int) -> None:
         """Somebody reads it now."""
         if self._access_times is not None:
