@@ -410,6 +410,34 @@ def test_attributes_too_large_for_xattrs_are_refused(store: PosixStore, root: Pa
         store.head(b"a")
 
 
+def test_what_clients_attached_comes_first_where_xattrs_have_little_room(
+    store: PosixStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on ext4, which has 4 KiB for the xattrs of a file; here it is less."""
+    setxattr = os.setxattr
+
+    def within_limits(file: int, name: str, value: bytes) -> None:
+        others = [os.getxattr(file, other) for other in os.listxattr(file) if other != name]
+        if sum(map(len, others)) + len(value) > 3280:
+            raise OSError(errno.ENOSPC, "no space")
+        setxattr(file, name, value)
+
+    monkeypatch.setattr(os, "setxattr", within_limits)
+    told = {"s3_etag": "e" * 32, "checksums": "FULL_OBJECT::SHA256:" + "c" * 44}
+    put(store, b"a", metadata={"k": "v" * 3150}, **told)
+    found = store.head(b"a").attributes
+    assert found is not None
+    assert (found.metadata, found.checksums) == ({"k": "v" * 3150}, None)
+    assert found.s3_etag == told["s3_etag"]
+    tags = {"t": "x" * 3250}
+    store.set_attributes(b"a", StoredAttributes(tags=tags, **told))  # type: ignore[arg-type]
+    found = store.head(b"a").attributes
+    assert found is not None
+    assert (found.tags, found.s3_etag, found.metadata) == (tags, None, {})
+    with pytest.raises(StoreRefused):
+        store.set_attributes(b"a", StoredAttributes(tags={"t": "x" * 3400}))
+
+
 def test_closed_store_keeps_no_descriptors_or_threads(root: Path) -> None:
     store = PosixStore(PosixStoreConfig(root))
     put(store, b"a")

@@ -51,6 +51,9 @@ _ALL = frozenset(
     {_CONTENT_TYPE, _HEADERS, _METADATA, _TAGS, _ETAG, _CHECKSUMS, _ORIGIN, *_OWN.values()}
 )
 
+_DISPENSABLE = (_CHECKSUMS, _ORIGIN, _ETAG)
+"""What is left out, in this order, where a file system has no room for all."""
+
 _XATTR_SPACE_BYTES = 3000
 """ext4 keeps all xattrs of a file in one block of 4 KiB and says ENOSPC beyond: from here on an
 ENOSPC is taken for that, below for a full disk."""
@@ -196,27 +199,35 @@ def _replace_xattrs(
     ):
         if value:
             wanted[name] = f"{value} {status.st_size} {status.st_mtime_ns}".encode()
+    while not _set(descriptor, wanted):
+        left_out = next((name for name in _DISPENSABLE if name in wanted), None)
+        if left_out is None:
+            raise StoreRefused(
+                f"{key!r}: {sum(map(len, wanted.values()))} bytes of S3 attributes do not fit in"
+                " the xattrs of this file system"
+            )
+        log.debug("the xattrs of %r have no room for %s", key, left_out)
+        del wanted[left_out]
+
+
+def _set(descriptor: int, wanted: Mapping[str, bytes]) -> bool:
+    """Make these all of our xattrs; False if they are more than the file system can hold."""
     existing = read_xattrs(descriptor)
     for name in existing.keys() - wanted.keys():
         os.removexattr(descriptor, name)
     for name, content in wanted.items():
-        if existing.get(name) != content:
-            _set(descriptor, key, name, content, sum(map(len, wanted.values())))
-
-
-def _set(descriptor: int, key: bytes, name: str, value: bytes, total_bytes: int) -> None:
-    try:
-        os.setxattr(descriptor, name, value)
-    except OSError as exc:
-        too_large = exc.errno in (errno.E2BIG, errno.ERANGE) or (
-            exc.errno == errno.ENOSPC and total_bytes > _XATTR_SPACE_BYTES
-        )
-        if not too_large:
+        if existing.get(name) == content:
+            continue
+        try:
+            os.setxattr(descriptor, name, content)
+        except OSError as exc:
+            total_bytes = sum(map(len, wanted.values()))
+            if exc.errno in (errno.E2BIG, errno.ERANGE) or (
+                exc.errno == errno.ENOSPC and total_bytes > _XATTR_SPACE_BYTES
+            ):
+                return False
             raise
-        raise StoreRefused(
-            f"{key!r}: {total_bytes} bytes of S3 attributes do not fit in the xattrs of this "
-            "file system"
-        ) from exc
+    return True
 
 
 def _strings(key: bytes, xattrs: Mapping[str, bytes], name: str) -> dict[str, str]:
