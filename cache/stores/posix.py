@@ -10,6 +10,7 @@ rest:
     posix_directories  bytes under a key that ends in `/`
     posix_uploads      temporary file, fsync, rename, fsync of the directory
     posix_parts        multipart uploads
+    posix_patch        changed files that share blocks with what they were
     posix_listing      listings in key order
     beneath            paths that never follow a symlink
 
@@ -52,6 +53,7 @@ from cache.stores.posix_attributes import version_of
 from cache.stores.posix_listing import Listing, describe_at
 from cache.stores.posix_names import usual_path
 from cache.stores.posix_parts import PosixPartUpload
+from cache.stores.posix_patch import Patcher
 from cache.stores.posix_root import PosixRoot, store_errors
 from cache.stores.posix_uploads import (
     STEP_BYTES,
@@ -131,6 +133,7 @@ class PosixStore:
             chown=self._chown,
             xattrs=xattrs,
         )
+        self._patcher = Patcher(self._publisher, self._pool, config.path)
         self._listing = Listing(self._root)
 
     @property
@@ -223,7 +226,9 @@ class PosixStore:
         *,
         version: str,
     ) -> StoredObject:
-        del changed  # a file is replaced as a whole: who reads it must never see half a change
+        patched = self._patcher.patch(key, changed, read, size_bytes, attributes, version)
+        if patched is not None:
+            return patched
         return self.put(key, read(0, size_bytes), size_bytes, attributes, expected=version)
 
     def set_attributes(

@@ -17,6 +17,7 @@ import errno
 import fcntl
 import os
 import stat
+import struct
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -45,6 +46,15 @@ _SYNC_STEP_BYTES = 64 << 20
 write and fails the deadline."""
 _PLACE_ATTEMPTS = 20
 _NO_COPY_RANGE = frozenset({errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
+
+
+_NO_CLONE = _NO_COPY_RANGE | {errno.ENOTTY}
+_FICLONERANGE = 0x4020940D  # _IOW(0x94, 13, struct file_clone_range)
+_CLONE_RANGE = struct.Struct("=qQQQ")  # descriptor and start of the source, length, start here
+
+
+class NotCloned(StoreRefused):
+    """The file system shares no blocks among files."""
 
 
 class PooledFile:
@@ -125,6 +135,23 @@ class BodyFile:
                 raise StoreChanged(f"{self._key!r}: the source became shorter while it was copied")
             self.size_bytes += copied
             start += copied
+
+    def clone_from(self, source: PooledFile, start: int, stop: int) -> None:
+        """Append source[start:stop), whole blocks, by sharing them. NotCloned."""
+        descriptor, offset = self.file.descriptor, self.size_bytes
+
+        def step() -> None:
+            shared = _CLONE_RANGE.pack(source.descriptor, start, stop - start, offset)
+            with store_errors("share blocks with", self._key):
+                try:
+                    fcntl.ioctl(descriptor, _FICLONERANGE, shared)
+                except OSError as exc:
+                    if exc.errno in _NO_CLONE:
+                        raise NotCloned(exc.strerror) from exc
+                    raise
+
+        self.file.run(step, reads=source)
+        self.size_bytes += stop - start
 
     def _advance(self, count: int) -> tuple[int, bool]:
         offset = self.size_bytes
@@ -354,6 +381,10 @@ class PosixUpload:
     def append_from(self, source: PooledFile, start: int, stop: int) -> None:
         """Append bytes [start, stop) of another file of the store."""
         self._flush().append_from(source, start, stop)
+
+    def clone_from(self, source: PooledFile, start: int, stop: int) -> None:
+        """As append_from, of blocks that both files then share. NotCloned."""
+        self._flush().clone_from(source, start, stop)
 
     def commit(self, attributes: StoredAttributes, *, expected: str | None = None) -> StoredObject:
         assert not self._done, "commit after commit or abort"
