@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from cache.errors import NoSuchKey, StoreUnavailable
+from cache.files import SetAttributes
 from cache.records import Kind, WriteMode
 from cache.stores.base import ListPage, StoredAttributes, StoredObject
 from cache.stores.posix import PosixStore, PosixStoreConfig
@@ -71,6 +72,23 @@ def test_attributes_of_the_store_are_the_inodes(box: TestVolume) -> None:
     assert (found.mode, found.mtime_ns, found.size) == (0o640, 10**18, 1)
     assert box.volume.objects.get(BUCKET, b"f").attributes.metadata == {"a": "b"}
     assert box.inode(b"l").target == b"f"
+
+
+@pytest.mark.parametrize("mtime_ns", [1_700_000_000_123_456_789, 1, -1_000_000_001])
+def test_times_keep_their_nanoseconds_though_the_index_is_lost(
+    box: TestVolume, mtime_ns: int
+) -> None:
+    box.create(b"file")
+    box.write(b"file", some_bytes(10_000))
+    box.mkdir(b"directory")
+    box.create(b"link", Kind.SYMLINK, target=b"file")
+    times = SetAttributes(mtime_ns=mtime_ns)
+    for path in (b"file", b"directory", b"link"):
+        box.volume.files.set_attributes(box.inode(path).id, times)
+    box.drain()
+    box.forget_all()
+    for path in (b"file", b"directory", b"link"):
+        assert box.inode(path).mtime_ns == mtime_ns
 
 
 def test_no_answer_is_an_error_for_what_is_unknown_and_never_a_deletion(make: Make) -> None:
