@@ -202,7 +202,8 @@ class RenameIntoItself(CacheError):
 
 
 class AttributeTooLarge(CacheError):
-    """An extended attribute whose name or value is over a limit."""
+    """An extended attribute whose name or value is over a limit, or what is attached to an object
+    is more than its store can keep."""
 
 
 class AttributeInvalid(CacheError):

@@ -26,6 +26,7 @@ from cache.errors import (
     StaleContent,
     StoreError,
 )
+from cache.fitting import check_fits
 from cache.index import Index, Table, Txn
 from cache.namespace import Place
 from cache.objects import Objects
@@ -98,6 +99,8 @@ class Uploads:
         store = self._buckets.store(record)
         markers.check_kept(record, key, None, store.capabilities)
         markers.check_unversioned(record, key, 1)
+        if self._buckets.mode_of(record, key).persists:
+            check_fits(self._buckets.store(record), attributes)
         token = ""
         store_key = b""
         # As in Objects.writer.

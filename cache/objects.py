@@ -24,6 +24,7 @@ from cache.errors import (
     StaleContent,
     StoreUnavailable,
 )
+from cache.fitting import check_fits
 from cache.index import Index, Table, Txn
 from cache.listing import Lister, Listing
 from cache.marking import mark_all, through_places
@@ -275,6 +276,8 @@ class Objects:
         # whose attributes are the directory's.
         goes_later = is_versioned(record) or key.endswith(b"/")
         passes_through = mode.waits_for_store and not goes_later
+        if mode.persists:
+            check_fits(store, attributes)
         if not passes_through:
             self._admission.admit()
         staged = (
@@ -406,6 +409,8 @@ class Objects:
                 if found is None:
                     raise NoSuchVersion(key, version_id)
             attributes = change_of(found)
+            if self._buckets.mode_of(current, key).persists:
+                check_fits(self._buckets.store(current), attributes)
             inode = namespace.put_object_attributes(txn, found.inode, attributes)
             revision = inode.attributes_revision + 1
             inode = namespace.update(txn, inode, attributes_revision=revision)

@@ -15,8 +15,10 @@ from dataclasses import dataclass
 import msgspec
 
 from cache import dirty, encryption, markers, names, namespace, versions
+from cache.buckets import Buckets
 from cache.config import CacheConfig
 from cache.errors import NoSuchBucket, StoreUnavailable
+from cache.fitting import check_fits
 from cache.index import Index, Table, Txn
 from cache.namespace import Place
 from cache.records import Bucket, Inode, InodeFlag, Kind, ObjectAttributes, Stored
@@ -115,8 +117,11 @@ class Publication:
 
 
 class Publisher:
-    def __init__(self, index: Index, keeper: Versions, config: CacheConfig) -> None:
+    def __init__(
+        self, index: Index, buckets: Buckets, keeper: Versions, config: CacheConfig
+    ) -> None:
         self.index = index
+        self._buckets = buckets
         self.versions = keeper
         self._config = config
 
@@ -213,6 +218,8 @@ class Publisher:
             overhead=overhead,
         )
         inode = msgspec.structs.replace(inode, flags=int(fill(txn, inode)))
+        if stored is None and new.persist:
+            check_fits(self._buckets.store(bucket), attributes)
         inode = namespace.put_object_attributes(txn, inode, attributes)
         if stored is not None:
             inode = msgspec.structs.replace(inode, stored=_stored_at(place, inode, stored))

@@ -90,7 +90,7 @@ class Volume:
         self.admission = Admission(self.index, self.segments, cache)
         keeper = Versions(self.buckets, cache)
         self.versioning = Versioning(self.index, self.buckets, self.discovery, locks, cache)
-        publisher = Publisher(self.index, keeper, cache)
+        publisher = Publisher(self.index, self.buckets, keeper, cache)
         self.objects = Objects(
             self.index,
             self.contents,

@@ -29,8 +29,10 @@ from cache.errors import (
     NoSuchAttribute,
     NotSupported,
 )
+from cache.fitting import check_fits
 from cache.index import Index, Table, Txn
-from cache.marking import mark_all
+from cache.marking import mark_all, mode_at
+from cache.namespace import Place
 from cache.publishing import shown_id
 from cache.records import (
     ROOT,
@@ -141,9 +143,13 @@ class ExtendedAttributes:
         if s3_xattrs.is_metadata(name):
             # Over S3 another version is needed for it; what is locked stays as it is.
             retention.check_removable(attributes, bypass=False)
+        changed = change(attributes)
+        place = Place(namespace.bucket_of(txn, inode.parent), inode.parent, inode.name)
+        if mode_at(txn, self._buckets, place).persists:
+            check_fits(self._buckets.store(self._buckets.of_root(txn, place.bucket)), changed)
         inode = namespace.update(
             txn,
-            namespace.put_object_attributes(txn, inode, change(attributes)),
+            namespace.put_object_attributes(txn, inode, changed),
             explicit=True,  # a directory that has attributes is an object
             ctime_ns=time.time_ns(),
             attributes_revision=inode.attributes_revision + 1,

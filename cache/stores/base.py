@@ -162,6 +162,9 @@ class Store(Protocol):
     @property
     def capabilities(self) -> Capabilities: ...
 
+    def check_attributes(self, attributes: StoredAttributes) -> None:
+        """AttributeTooLarge if no file can be stored with these, for their size. Pure."""
+
     def head(self, key: bytes) -> StoredObject:
         """The object with its attributes. StoreNotFound if there is none."""
 

@@ -105,6 +105,7 @@ class PosixStore:
         """Opens the root and removes leftovers. StoreUnavailable if the root is not there or is
         not the store it should be."""
         self._pool = DeadlinePool(f"store {config.path}", config.deadline_s, config.threads_max)
+        self._xattrs_are_large = False
         try:
             self._root = self._pool.run(
                 lambda: PosixRoot(
@@ -338,6 +339,10 @@ class PosixStore:
 
         return self._pool.run(page)
 
+    def check_attributes(self, attributes: StoredAttributes) -> None:
+        if self._xattrs and not self._xattrs_are_large:
+            posix_attributes.check_block(attributes)
+
     def location(self, key: bytes) -> str:
         return str(self._path / os.fsdecode(usual_path(key)))
 
@@ -362,6 +367,7 @@ class PosixStore:
             reserved = self._root.reserved()
             try:
                 os.setxattr(reserved, "user.forebay.probe", b"1")
+                self._xattrs_are_large = _takes_large_xattrs(reserved)
             except OSError as exc:
                 if exc.errno == errno.ENOTSUP:
                     return False
@@ -370,6 +376,18 @@ class PosixStore:
             finally:
                 os.close(reserved)
         return True
+
+
+def _takes_large_xattrs(descriptor: int) -> bool:
+    """Whether the file system has room for xattrs beyond one block of 4 KiB."""
+    try:
+        os.setxattr(descriptor, "user.forebay.probe", bytes(16_384))
+    except OSError as exc:
+        if exc.errno not in (errno.ENOSPC, errno.E2BIG, errno.ERANGE):
+            raise
+        return False
+    os.setxattr(descriptor, "user.forebay.probe", b"1")
+    return True
 
 
 def _remove(key: bytes, directory: int, name: bytes) -> bool:

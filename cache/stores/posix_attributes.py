@@ -32,7 +32,7 @@ import os
 import stat
 from collections.abc import Mapping
 
-from cache.errors import StoreRefused
+from cache.errors import AttributeTooLarge, StoreRefused
 from cache.records import Kind
 from cache.stores.attributes import kind_of
 from cache.stores.base import OWN_NAMES, StoredAttributes, StoredObject
@@ -54,6 +54,8 @@ _ALL = frozenset(
 _DISPENSABLE = (_CHECKSUMS, _ORIGIN, _ETAG)
 """What is left out, in this order, where a file system has no room for all."""
 
+_XATTR_BLOCK_BYTES = 4000
+"""What all xattrs of a file take together where they share a block; its own left out."""
 _XATTR_SPACE_BYTES = 3000
 """ext4 keeps all xattrs of a file in one block of 4 KiB and says ENOSPC beyond: from here on an
 ENOSPC is taken for that, below for a full disk."""
@@ -91,6 +93,17 @@ def described(
         origin=_bound(xattrs.get(_ORIGIN, b""), status),
     )
     return StoredObject(key, size_bytes, version_of(status), status.st_mtime_ns, attributes)
+
+
+def check_block(attributes: StoredAttributes) -> None:
+    """AttributeTooLarge if the xattrs of a file with these are more than a block holds."""
+    # As ext4 lays them out: 16 bytes for an entry beside its name and value.
+    size = sum(len(name) + len(value) + 16 for name, value in _texts(attributes).items())
+    if size > _XATTR_BLOCK_BYTES:
+        raise AttributeTooLarge(
+            f"{size} bytes of metadata, tags and what is kept beside them; the store's file system"
+            f" takes {_XATTR_BLOCK_BYTES} with a file"
+        )
 
 
 def read_xattrs(descriptor: int) -> dict[str, bytes]:
@@ -181,17 +194,7 @@ def _s3_only(attributes: StoredAttributes) -> bool:
 def _replace_xattrs(
     descriptor: int, key: bytes, attributes: StoredAttributes, status: os.stat_result
 ) -> None:
-    wanted: dict[str, bytes] = {}
-    if attributes.content_type:
-        wanted[_CONTENT_TYPE] = attributes.content_type.encode()
-    for name, strings in (
-        (_HEADERS, attributes.headers),
-        (_METADATA, attributes.metadata),
-        (_TAGS, attributes.tags),
-    ):
-        if strings:
-            wanted[name] = json.dumps(dict(strings), ensure_ascii=False).encode()
-    wanted |= {_OWN[name]: value.encode("ascii") for name, value in attributes.own.items()}
+    wanted = _texts(attributes)
     for name, value in (
         (_ETAG, attributes.s3_etag),
         (_CHECKSUMS, attributes.checksums),
@@ -208,6 +211,21 @@ def _replace_xattrs(
             )
         log.debug("the xattrs of %r have no room for %s", key, left_out)
         del wanted[left_out]
+
+
+def _texts(attributes: StoredAttributes) -> dict[str, bytes]:
+    """The xattrs that do not depend on the file, and cannot be left out."""
+    wanted: dict[str, bytes] = {}
+    if attributes.content_type:
+        wanted[_CONTENT_TYPE] = attributes.content_type.encode()
+    for name, strings in (
+        (_HEADERS, attributes.headers),
+        (_METADATA, attributes.metadata),
+        (_TAGS, attributes.tags),
+    ):
+        if strings:
+            wanted[name] = json.dumps(dict(strings), ensure_ascii=False).encode()
+    return wanted | {_OWN[name]: value.encode("ascii") for name, value in attributes.own.items()}
 
 
 def _set(descriptor: int, wanted: Mapping[str, bytes]) -> bool:

@@ -41,6 +41,9 @@ class Prefixed:
     def capabilities(self) -> Capabilities:
         return self._store.capabilities
 
+    def check_attributes(self, attributes: StoredAttributes) -> None:
+        self._store.check_attributes(attributes)
+
     def head(self, key: bytes) -> StoredObject:
         return self._strip(self._store.head(self._inner(key)))
 

@@ -91,6 +91,9 @@ class S3Store:
             keeps_markers=self._config.directory_markers == "store",
         )
 
+    def check_attributes(self, attributes: StoredAttributes) -> None:
+        self._requests.check_attributes(attributes)
+
     def head(self, key: bytes) -> StoredObject:
         return self._pool.run(lambda: self._requests.head(key))
 

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from botocore.exceptions import ClientError
 
 from cache.errors import (
+    AttributeTooLarge,
     StoreChanged,
     StoreCorrupt,
     StoreError,
@@ -196,6 +197,16 @@ class ObjectRequests:
         for name, value in fields.headers.items():
             parameters[_HEADERS[name.lower()]] = value
         return parameters
+
+    def check_attributes(self, attributes: StoredAttributes) -> None:
+        """AttributeTooLarge if their metadata is more than S3 takes with an object."""
+        metadata = self.parameters(attributes, None)["Metadata"]
+        size = sum(len(name) + len(value) for name, value in metadata.items())
+        if size > mapping.METADATA_BYTES_MAX:
+            raise AttributeTooLarge(
+                f"{size} bytes of metadata, tags and what is kept beside them; the store takes"
+                f" {mapping.METADATA_BYTES_MAX}"
+            )
 
     def put(
         self, key: bytes, body: bytes, attributes: StoredAttributes, expected: str | None

@@ -55,6 +55,9 @@ class FaultStore:
     def capabilities(self) -> Capabilities:
         return self.store.capabilities
 
+    def check_attributes(self, attributes: StoredAttributes) -> None:
+        self.store.check_attributes(attributes)
+
     def head(self, key: bytes) -> StoredObject:
         self._begin("head", key)
         found = self.store.head(key)
