@@ -285,7 +285,7 @@ class Files:
             if namespace.lookup(txn, parent, name) is not None:
                 raise NameExists(repr(name))
             found = namespace.add_link(txn, found, parent, name)
-            self._directories.mark(txn, place, found.size)
+            self._directories.mark(txn, place)
             return found
 
         return self._index.commit(change)

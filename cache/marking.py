@@ -13,7 +13,7 @@ from cache import dirty, namespace
 from cache.buckets import Buckets
 from cache.index import Index, Txn
 from cache.namespace import Place
-from cache.records import ROOT, Inode, Kind, WriteMode
+from cache.records import ROOT, Inode, WriteMode
 
 
 def mode_at(txn: Txn, buckets: Buckets, place: Place) -> WriteMode:
@@ -30,12 +30,20 @@ def mark(
         namespace.mark(txn, place, size, former)
 
 
-def mark_all(txn: Txn, buckets: Buckets, inode: Inode) -> None:
-    """Queue every name of an inode that changed, where its bucket persists."""
-    size = inode.size if inode.kind == Kind.FILE else 0
+def mark_all(txn: Txn, buckets: Buckets, inode: Inode, written: int = 0) -> None:
+    """Queue every name of an inode that changed, where its bucket persists. written: bytes that the
+    change put on our disk and the store does not have; with the first name they are counted."""
     for place, mode in _places(txn, buckets, inode):
         if mode.persists:
+            first = (place.parent, place.name) == (inode.parent, inode.name)
+            size = min(inode.size, waiting_bytes(txn, place) + written) if first else 0
             namespace.mark(txn, place, size)
+
+
+def waiting_bytes(txn: Txn, place: Place) -> int:
+    """What is counted as dirty under a name."""
+    entry = dirty.find(txn, place.parent, place.name)
+    return 0 if entry is None else entry.size
 
 
 def through_places(index: Index, buckets: Buckets, inode: Inode) -> list[Place]:

@@ -526,7 +526,8 @@ class OpenFile:
             ctime_ns=now,
             etag=self._etag(inode, final),
         )
-        mark_all(txn, self._shared.buckets, inode)
+        written = len(self._image or b"") + sum(e.length for e in final if e.segment != ZEROS)
+        mark_all(txn, self._shared.buckets, inode, written)
         return inode
 
     def _etag(self, inode: Inode, final: list[Extent]) -> str:

@@ -149,8 +149,9 @@ class Renames:
         inode = namespace.move(txn, inode, old, new)
         inode = self._versions.renew(txn, bucket, new, inode)
         self._versions.left_behind(txn, bucket, old)
+        waiting = marking.waiting_bytes(txn, old)
         self._directories.mark(txn, old, former=inode)
-        self._directories.mark(txn, new, inode.size if inode.kind == Kind.FILE else 0)
+        self._directories.mark(txn, new, waiting)
 
     def _exchange(self, txn: Txn, first: Place, one: Inode, second: Place, other: Inode) -> None:
         if one.id == other.id:

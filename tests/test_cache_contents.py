@@ -252,6 +252,28 @@ def test_at_the_limit_the_mount_refuses_when_the_store_makes_no_way(
         volume.close()
 
 
+def test_dirty_is_what_was_written_not_what_it_was_written_to(box: TestVolume) -> None:
+    """Else a change of a large file, of its mode or of its name would hold up all writers."""
+    box.put(b"large", some_bytes(4 * MIB))
+    box.drain()
+    box.chmod(b"large", 0o600)
+    box.rename(b"large", b"renamed")
+    box.link(b"renamed", b"linked")
+    assert box.volume.queue.backlog().dirty_bytes == 0
+    box.write(b"renamed", b"x" * 5000, MIB)
+    box.write(b"renamed", b"y" * 3000, 2 * MIB)
+    box.rename(b"renamed", b"again")
+    assert 8000 <= box.volume.queue.backlog().dirty_bytes <= 16_000
+    box.drain()
+    assert box.volume.queue.backlog().dirty_bytes == 0
+    box.create(b"sparse")
+    box.volume.open_files.truncate(box.inode(b"sparse").id, 1 << 37)
+    assert box.volume.queue.backlog().dirty_bytes == 0
+    box.unlink(b"sparse")
+    box.drain()
+    box.check()
+
+
 def test_in_write_through_a_cache_without_room_still_takes_writes(tmp_path: Path) -> None:
     from cache.records import WriteMode
 

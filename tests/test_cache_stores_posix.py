@@ -61,6 +61,16 @@ def test_objects_are_plain_files(store: PosixStore, root: Path) -> None:
     assert path.stat().st_mtime_ns == 10**18 + 7
 
 
+@pytest.mark.parametrize("last", [b"", b"end", bytes(1 << 20)])
+def test_mebibytes_of_zeros_are_holes(store: PosixStore, root: Path, last: bytes) -> None:
+    zeros = bytes(1 << 20)
+    pieces = [zeros, b"begin", zeros, zeros, zeros, zeros, b"middle", zeros, zeros, last]
+    body = b"".join(pieces)
+    store.put(b"sparse", pieces, len(body), PLAIN)
+    assert (root / "sparse").read_bytes() == body
+    assert (root / "sparse").stat().st_blocks * 512 <= 3 << 20
+
+
 def test_files_of_others_are_objects(store: PosixStore, root: Path) -> None:
     (root / "x").mkdir()
     (root / "x" / "y").write_bytes(b"cp")

@@ -138,13 +138,20 @@ def sync(directory: Path) -> None:
         os.close(descriptor)
 
 
-@pytest.mark.long
 @pytest.mark.timeout(3600)
-def test_a_million_entries_list_in_linear_time(tmp_path: Path) -> None:
-    """The mount's processor time for each entry in a directory of a million is as in one of
-    twenty thousand."""
+@pytest.mark.parametrize(
+    "many",
+    [
+        30_000,
+        pytest.param(100_000, marks=pytest.mark.long),
+        pytest.param(1_000_000, marks=pytest.mark.long),
+    ],
+)
+def test_a_large_directory_lists_in_linear_time(tmp_path: Path, many: int) -> None:
+    """The mount's processor time for each entry in a directory of so many is as in one of a
+    fiftieth."""
     each = {}
-    counts = (20_000, 1_000_000)
+    counts = (many // 50, many)
     for count in counts:
         directory = tmp_path / "store" / str(count)
         directory.mkdir(parents=True)
@@ -159,4 +166,5 @@ def test_a_million_entries_list_in_linear_time(tmp_path: Path) -> None:
             before = sum(process.cpu_times()[:2])
             assert len(os.listdir(directory)) == count
             each[count] = (sum(process.cpu_times()[:2]) - before) / count
-    assert each[1_000_000] < 2 * each[20_000]
+    # Of the small one, processor time is told in steps of 10 ms.
+    assert each[counts[1]] < 2 * each[counts[0]] + 0.02 / counts[0]

@@ -44,6 +44,7 @@ STEP_BYTES = 1 << 20
 _SYNC_STEP_BYTES = 64 << 20
 """Dirty bytes after which a body is synced on the way, so that no single fsync has gigabytes to
 write and fails the deadline."""
+_ZEROS = bytes(STEP_BYTES)
 _PLACE_ATTEMPTS = 20
 _NO_COPY_RANGE = frozenset({errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
 
@@ -102,9 +103,22 @@ class BodyFile:
         self._key = key
         self.size_bytes = 0
         self._unsynced = 0
+        self._ends_in_hole = False
+
+    def skip(self, count: int) -> None:
+        """Append zeros as a hole. end() makes one that is the last piece count."""
+        self.size_bytes += count
+        self._ends_in_hole = True
+
+    def end(self) -> None:
+        """In a thread of the pool: give the file its size, if it ends in a hole."""
+        if self._ends_in_hole:
+            with store_errors("write", self._key):
+                os.ftruncate(self.file.descriptor, self.size_bytes)
 
     def append(self, piece: bytes | bytearray | memoryview) -> None:
         """Write piece at the end. The caller does not change it meanwhile."""
+        self._ends_in_hole = False
         offset, sync = self._advance(len(piece))
         descriptor = self.file.descriptor
 
@@ -119,6 +133,7 @@ class BodyFile:
     def append_from(self, source: PooledFile, start: int, stop: int) -> None:
         """Append source[start:stop) inside the kernel: a reflink or a server-side copy where the
         file system has one. StoreChanged if the source ends early."""
+        self._ends_in_hole = False
         descriptor = self.file.descriptor
         while start < stop:
             count = min(stop - start, _SYNC_STEP_BYTES)
@@ -374,6 +389,10 @@ class PosixUpload:
 
     def write(self, chunk: bytes | bytearray | memoryview) -> None:
         assert not self._done, "write after commit or abort"
+        if isinstance(chunk, bytes) and chunk == _ZEROS:
+            # So a sparse file is one in the store, too.
+            self._flush().skip(len(chunk))
+            return
         self._gathered += chunk
         if len(self._gathered) >= STEP_BYTES:
             self._flush()
@@ -438,6 +457,7 @@ class PosixUpload:
         descriptor = body.file.descriptor
 
         def commit() -> StoredObject:
+            body.end()
             # A file system tells no checksum of what it holds; the size is what can be compared.
             actual = os.fstat(descriptor).st_size
             if actual != body.size_bytes:
