@@ -432,7 +432,12 @@ class Snapshot:
                 return None
             if extent.segment != ZEROS and extent.segment not in self._files:
                 return None
-            pieces += self._extent_pieces(extent)
+            for piece in self._extent_pieces(extent):
+                joined = _joined(pieces[-1], piece) if pieces else None
+                if joined is None:
+                    pieces.append(piece)
+                else:
+                    pieces[-1] = joined
             position = extent.stop
         if position != stop:
             return None
@@ -484,6 +489,19 @@ class Snapshot:
             piece if isinstance(piece, bytes) else piece.read()
             for piece in self.pieces(start, stop)
         )
+
+
+def _joined(first: Piece, second: Piece) -> FileRange | None:
+    """Two pieces as one, if the second lies right behind the first: the extents of a large body,
+    mostly."""
+    if (
+        isinstance(first, FileRange)
+        and isinstance(second, FileRange)
+        and first.file is second.file
+        and first.offset + first.length == second.offset
+    ):
+        return FileRange(first.file, first.offset, first.length + second.length)
+    return None
 
 
 def chunks(snapshot: Snapshot, start: int, stop: int) -> Iterator[bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -38,6 +39,29 @@ def flip_a_byte(volume: TestVolume, path: bytes) -> None:
 def records(volume: TestVolume) -> list[SegmentRecord]:
     with volume.volume.index.read() as txn:
         return Segments.records(txn)
+
+
+# ---------------------------------------------------------------------- pieces
+
+
+def test_extents_that_lie_in_a_row_are_sent_at_once(box: TestVolume) -> None:
+    data = some_bytes(BIG)
+    box.put(b"a", data)
+    with box.volume.index.read() as txn:
+        found = extents.overlapping(txn, box.inode(b"a").id)
+    rows = 1 + sum(
+        (one.segment, one.offset + one.length) != (next_.segment, next_.offset)
+        for one, next_ in itertools.pairwise(found)
+    )
+    assert rows < len(found)
+    assert box.get(b"a") == data  # verified from here on
+    _, snapshot = box.volume.objects.open(BUCKET, b"a")
+    with snapshot:
+        pieces = snapshot.cached(1, BIG - 1)
+        assert pieces is not None
+        assert len(pieces) == rows
+        parts = [piece if isinstance(piece, bytes) else piece.read() for piece in pieces]
+    assert b"".join(parts) == data[1:-1]
 
 
 # ---------------------------------------------------------------------- checksums
