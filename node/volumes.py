@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 from cache.config import VolumeConfig
-from cache.stores.base import Store
+from cache.stores.base import Store, StoredAttributes
 from cache.volume import Volume
 from node.config import NodeConfig
 from node.errors import ConfigError, ExitCode, OperatorError
@@ -67,6 +67,15 @@ def check_first_start(config: NodeConfig) -> None:
             )
 
 
+def look_into(config: StoreConfig) -> None:
+    """Ask a store for its first key. A StoreError if it is not there, or does not let us in."""
+    store = LateStore("", config)
+    try:
+        store.list(b"", delimiter=True, limit=1)
+    finally:
+        store.close()
+
+
 class LateStore:
     """A store that is opened at its first use, again and again until that works.
 
@@ -82,6 +91,12 @@ class LateStore:
 
     def __getattr__(self, attribute: str) -> Any:
         return getattr(self._opened(), attribute)
+
+    def check_attributes(self, attributes: StoredAttributes) -> None:
+        """Asked inside commits, where no store may be opened: of one that is not yet, nothing is
+        known."""
+        if self._store is not None:
+            self._store.check_attributes(attributes)
 
     def close(self) -> None:
         if self._store is not None:

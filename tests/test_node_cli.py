@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from cache.records import ObjectAttributes
+from cache.records import ObjectAttributes, WriteMode
 from cache.users import User
 from node.commands import own_secret
 from node.commands.names import hidden_keys
@@ -31,7 +31,8 @@ COMMANDS = [
     "s3 getsecret", "s3 revokesecret",
     "keys create", "keys revoke", "keys list",
     "kms create", "kms rotate", "kms list",
-    "buckets list", "buckets create", "buckets link", "buckets delete", "volumes list",
+    "buckets list", "buckets create", "buckets add", "buckets link", "buckets delete",
+    "volumes list",
     "users create", "users list", "users show", "users change", "users delete",
     "users set-policy", "users drop-policy", "groups set-policy", "groups drop-policy",
     "groups create", "groups list", "groups show", "groups delete", "groups add", "groups remove",
@@ -458,3 +459,53 @@ def test_users_and_groups_come_and_go(config: Path) -> None:
     assert answer(config, "users", "delete", "alice")["revoked_keys"] == 1
     answer(config, "users", "show", "alice", code=ExitCode.NOT_FOUND)
     answer(config, "groups", "show", "readers", code=ExitCode.NOT_FOUND)
+
+
+def test_a_store_is_mounted_under_a_bucket(tmp_path: Path) -> None:
+    config = write_config(tmp_path, {"mount": None})
+    before = config.read_text()
+    config.chmod(0o600)
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "one").write_bytes(b"1")
+    made = answer(
+        config, "buckets", "add", "photos", str(photos), "--option", "write_mode=write_back"
+    )
+    assert made == {"name": "photos", "store": "photos", "location": str(photos)}
+    assert config.read_text().startswith(before)
+    assert config.stat().st_mode & 0o777 == 0o600
+    loaded = load(config)
+    assert loaded.buckets[-1].write_mode == WriteMode.WRITE_BACK
+    with open_volume(loaded) as volume:
+        assert [e.key for e in volume.objects.list("photos").entries] == [b"one"]
+
+    added = config.read_text()
+    again = forebay(config, "buckets", "add", "photos", str(photos))
+    assert "there is a bucket photos already" in again.stderr
+    missing = forebay(config, "buckets", "add", "gone", str(tmp_path / "nowhere"))
+    assert missing.returncode != 0
+    wrong = forebay(config, "buckets", "add", "ftp", "ftp://host/path")
+    assert "s3://BUCKET" in wrong.stderr
+    misspelt = forebay(config, "buckets", "add", "more", str(photos), "--option", "colour=blue")
+    assert "colour" in misspelt.stderr
+    invalid = forebay(config, "buckets", "add", "No Bucket", str(photos))
+    assert invalid.returncode != 0
+    assert config.read_text() == added
+
+
+def test_a_bucket_of_amazon_s_is_added_by_its_uri(tmp_path: Path) -> None:
+    config = write_config(tmp_path, {"mount": None})
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    secret.chmod(0o600)
+    forebay(
+        config, "buckets", "add", "films", "s3://films-of-2024/old/", "--no-check",
+        "--option", "region=eu-central-1", "--option", "read_only=true",
+        "--option", "access_key=key", "--option", f"secret_key_file={secret}",
+    )  # fmt: skip
+    loaded = load(config)
+    films = loaded.buckets[-1]
+    assert (films.name, films.read_only) == ("films", True)
+    assert loaded.stores[films.store].location == (
+        "s3://films-of-2024/old/ at Amazon S3 in eu-central-1"
+    )

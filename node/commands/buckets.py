@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from cache.buckets import check_bucket_name
 from cache.records import Bucket
+from node import added_bucket
 from node.commands.options import ConfigOption, JsonOption, print_json, print_table
 from node.config import NodeConfig, load
-from node.volumes import open_volume
+from node.errors import OperatorError
+from node.volumes import look_into, open_volume
 
 app = typer.Typer(no_args_is_help=True, help="List, create and delete buckets.")
 
@@ -76,6 +80,41 @@ def create(
         print_json({"name": bucket.name, "store": bucket.store, "prefix": bucket.location})
     else:
         typer.echo(f"Made {bucket.name} in store {bucket.store}.")
+
+
+@app.command()
+def add(
+    name: NameArgument,
+    uri: Annotated[str, typer.Argument(help="s3://BUCKET, s3://BUCKET/PREFIX/ or a directory.")],
+    option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="A setting of the store or the bucket; repeatable."),
+    ] = None,
+    check: Annotated[bool, typer.Option(help="Look into the store first.")] = True,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Mount a store under a bucket: adds both to the configuration's file, for the next start.
+
+    Example: `forebay buckets add photos s3://photos-of-2024/ --option region=eu-central-1`
+    """
+    check_bucket_name(name)
+    settings = load(config)
+    if settings.text.demo:
+        raise OperatorError("there is no configuration file to add to: name one with --config")
+    with open_volume(settings) as volume:
+        if name in (bucket.name for bucket in volume.buckets.list()):
+            raise OperatorError(f"there is a bucket {name} already")
+    added = added_bucket.add(settings, name, uri, option or [])
+    store = added.buckets[-1].store
+    if check:
+        look_into(added.stores[store])
+    added_bucket.write(added, Path(settings.text.source))
+    where = added.stores[store].location
+    if as_json:
+        print_json({"name": name, "store": store, "location": where})
+    else:
+        typer.echo(f"Added {name}, at {where}. Restart the node to serve it.")
 
 
 @app.command()
