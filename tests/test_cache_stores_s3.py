@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,7 @@ from cache.errors import (
 )
 from cache.stores.base import ABSENT, StoredAttributes
 from cache.stores.s3 import S3Store, S3StoreConfig
+from cache.stores.s3_uploads import Multipart
 from tests.support.faulty_proxy import Answer, FaultyProxy, Request, error, faulty_proxy
 from tests.support.stores import moto_backend, s3_config
 
@@ -333,6 +335,35 @@ def test_body_is_sent_while_it_arrives_in_bounded_memory(
     assert proxy.requests[-1].method == "DELETE"
 
 
+@pytest.mark.parametrize("at_once", [1, 4])
+def test_so_many_parts_are_on_their_way(
+    config: S3StoreConfig, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    store = S3Store(dataclasses.replace(config, parts_in_flight=at_once))
+    all_on_their_way = threading.Barrier(at_once, timeout=20)
+    sending = 0
+    lock = threading.Lock()
+    send = Multipart.send
+
+    def counted(multipart: Multipart, number: int, part: bytes) -> str:
+        nonlocal sending
+        with lock:
+            sending += 1
+            assert sending <= at_once
+        all_on_their_way.wait()  # nobody is done before so many have begun
+        with lock:
+            sending -= 1
+        return send(multipart, number, part)
+
+    monkeypatch.setattr(Multipart, "send", counted)
+    body = os.urandom(5 * MIB) * 8
+    try:
+        put(store, b"parts", body, PLAIN)
+        assert store.head(b"parts").size_bytes == len(body)
+    finally:
+        store.close()
+
+
 def test_attributes_known_at_the_beginning_cost_no_copy(
     proxied: tuple[FaultyProxy, S3Store],
 ) -> None:
@@ -401,6 +432,8 @@ def test_every_way_of_listing_gives_the_same_pages(config: S3StoreConfig, listin
         {"deadline_s": 3.0},
         {"connect_timeout_s": 0},
         {"max_connections": 1},
+        {"parts_in_flight": 0},
+        {"parts_in_flight": 33},
     ],
     ids=lambda wrong: next(iter(wrong)),
 )

@@ -79,8 +79,13 @@ class S3StoreConfig:
     max_connections: int = 32
     """Connections to the server, and so requests at the same time."""
     part_size_bytes: int = 8 * MIB
-    """Bodies larger than this are uploaded in parts of it; an upload holds up to three parts in
-    memory. Bodies of unknown length get larger parts as they grow beyond 2,000 of them."""
+    """Bodies larger than this are uploaded in parts of it; an upload holds up to `parts_in_flight`
+    + 1 of them in memory. Bodies of unknown length get larger parts as they grow beyond 2,000 of
+    them."""
+    parts_in_flight: int = 2
+    """Parts of one upload that are on their way at the same time: more for distant servers. How
+    many uploads there are is up to `cache.persist_workers` and, in write_through, to the clients
+    (`s3.transfer_threads`); all share `max_connections`."""
     copy_part_size_bytes: int = 512 * MIB
     """Objects larger than this are copied inside the store in parts of it, so that no single
     request lasts as long as a copy of gigabytes."""
@@ -122,6 +127,8 @@ class S3StoreConfig:
             )
         if self.max_connections < 2:
             raise ConfigError("max_connections must be at least 2")
+        if not 1 <= self.parts_in_flight <= self.max_connections:
+            raise ConfigError("parts_in_flight must be 1 to max_connections")
         if not _PART_BYTES_MIN <= self.part_size_bytes <= _PART_BYTES_MAX:
             raise ConfigError("part_size_bytes must be 5 MiB to 512 MiB")
         if not _PART_BYTES_MIN <= self.copy_part_size_bytes <= _COPY_PART_BYTES_MAX:

@@ -24,7 +24,6 @@ from cache.stores.s3_uploads import Multipart, outcome
 log = logging.getLogger(__name__)
 
 _COPIES_IN_FLIGHT = 4
-_PARTS_IN_FLIGHT = 2
 
 
 def copy_large(
@@ -52,7 +51,7 @@ def compose(
     expected: str | None,
 ) -> StoredObject:
     """Make `target` of these parts: bytes of `source`, and what `read` yields in this thread.
-    Holds up to three parts that are sent. PartCopyRefused; StoreChanged."""
+    Holds as many parts that are sent as are on their way. PartCopyRefused; StoreChanged."""
     planned = list(parts)
     size_bytes = planned[-1].stop
     parameters = requests.parameters(attributes, size_bytes)
@@ -61,7 +60,8 @@ def compose(
     done: list[tuple[int, str]] = []
     try:
         for number, part in enumerate(planned, start=1):
-            while len(in_flight) >= (_COPIES_IN_FLIGHT if part.is_copy else _PARTS_IN_FLIGHT):
+            sent_at_once = requests.config.parts_in_flight
+            while len(in_flight) >= (_COPIES_IN_FLIGHT if part.is_copy else sent_at_once):
                 earlier, future = in_flight.popleft()
                 done.append((earlier, pool.wait(future)))
             send = _sender(multipart, source, number, part, read)

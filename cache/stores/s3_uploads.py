@@ -39,7 +39,6 @@ from cache.stores.s3_requests import ObjectRequests, quoted, version_of
 
 log = logging.getLogger(__name__)
 
-_PARTS_IN_FLIGHT = 2
 _GROWTH_EVERY_PARTS = 2000
 _MD5 = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
@@ -186,7 +185,7 @@ class Multipart:
 
 
 class S3Upload:
-    """See `base.Upload`. Holds up to three parts: one that fills, two on their way."""
+    """See `base.Upload`. Holds the part that fills, and those that are on their way."""
 
     def __init__(
         self,
@@ -283,7 +282,7 @@ class S3Upload:
             multipart = self._multipart = self._pool.run(
                 lambda: Multipart.create(self._requests, self._key, parameters)
             )
-        while len(self._in_flight) >= _PARTS_IN_FLIGHT:
+        while len(self._in_flight) >= self._requests.config.parts_in_flight:
             self._collect_one()
         self._sent_count = number = self._sent_count + 1
         self._in_flight.append((number, self._pool.submit(lambda: multipart.send(number, part))))
