@@ -167,6 +167,7 @@ class OpenFile:
         self._lock = threading.RLock()
         self._size = inode.size
         self._mtime_ns = 0  # of the last write that is not published
+        self._mtime_set_ns = 0  # when somebody set it, by the monotonic clock
         self._overlay = Overlay()
         self._reservations: dict[tuple[int, int], Reservation] = {}
         self._run: Reservation | None = None
@@ -291,14 +292,18 @@ class OpenFile:
         finally:
             self._lock.release()
 
-    def write(self, start: int, data: bytes) -> int:
-        """Write at `start`; zeros fill a gap behind the end. Blocks. OutOfSpace classes."""
+    def write(self, start: int, data: bytes, came_ns: int | None = None) -> int:
+        """Write at `start`; zeros fill a gap behind the end. Blocks. OutOfSpace classes.
+
+        came_ns: when it was asked for, by time.monotonic_ns(); now, if that is not told. The time
+        of the last write that was set after that is not undone."""
         with self._lock:
             self._admit(len(data))
             if start > self._size:
                 self._extend(start)
             self._hash(start, data)
-            self._mtime_ns = time.time_ns()
+            if came_ns is None or came_ns > self._mtime_set_ns:
+                self._mtime_ns = time.time_ns()
             self._changed = True
             stop = start + len(data)
             if self._image is not None:
@@ -387,7 +392,7 @@ class OpenFile:
             return False
         try:
             if self._changed:
-                self._mtime_ns = mtime_ns
+                self.set_mtime(mtime_ns)
             return self._changed
         finally:
             self._lock.release()
@@ -402,7 +407,7 @@ class OpenFile:
     def set_mtime(self, mtime_ns: int) -> None:
         """See OpenFiles.set_mtime."""
         with self._lock:
-            self._mtime_ns = mtime_ns
+            self._mtime_ns, self._mtime_set_ns = mtime_ns, time.monotonic_ns()
 
     def truncate(self, size: int, *, touches: bool = False) -> Inode:
         """Cut, or extend with zeros, published at once. Where the size is this already the time of

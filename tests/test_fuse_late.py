@@ -59,7 +59,7 @@ class SlowCache:
     def write_now(self, start: int, data: bytes) -> bool:
         return False
 
-    def write(self, start: int, data: bytes) -> int:
+    def write(self, start: int, data: bytes, came_ns: int) -> int:
         self._wait()
         self.writes.append(data)
         return len(data)
@@ -172,7 +172,7 @@ def test_a_write_that_waited_too_long_by_itself_is_over() -> None:
     cache.go.set()
     write = cache.write
 
-    def waits_too_long(start: int, data: bytes) -> int:
+    def waits_too_long(start: int, data: bytes, came_ns: int) -> int:
         raise DeadlineExceeded("a lock was held too long")
 
     async def main() -> None:
