@@ -30,7 +30,6 @@ from minio.commonconfig import CopySource
 from fuse import mountpoint
 from tests.support.mount import requires_fuse
 from tests.support.node import RunningNode, running_node
-from tests.support.s3_raw import AUTHORIZATION
 from tests.support.stores import program
 
 pytestmark = requires_fuse
@@ -291,29 +290,82 @@ def test_s3fs(node: RunningNode, key: Key, bucket: str, tmp_path: Path) -> None:
 
 @contextlib.contextmanager
 def s3fs(node: RunningNode, key: Key, bucket: str, directory: Path) -> Iterator[Path]:
-    """s3fs-fuse, mounted over the node's endpoint; gone afterwards, whatever happens."""
+    """s3fs-fuse, mounted over the node's endpoint."""
     if shutil.which("s3fs") is None:
         pytest.skip("needs s3fs")
-    password, there = directory / "password", directory / "s3fs"
+    password = directory / "password"
     password.write_text(f"{key.access_key}:{key.secret}")
     password.chmod(0o600)
-    there.mkdir()
     options = (
         f"url={node.endpoint},use_path_request_style,passwd_file={password},endpoint={REGION},"
         "sigv4,multipart_size=5,stat_cache_expire=0,max_stat_cache_size=0"
     )
-    with (directory / "s3fs.log").open("wb") as log:
+    there = directory / "s3fs"
+    with mounted_by(["s3fs", bucket, there, "-f", "-o", options], there):
+        yield there
+
+
+def test_rclone_mount(node: RunningNode, key: Key, bucket: str, tmp_path: Path) -> None:
+    """A file system of goofys' kind over our endpoint, without a cache on disk: what is written
+    goes there as it is written, front to back, and what is read comes by ranges."""
+    seen = mount_of(node) / bucket
+    there = tmp_path / "rclone"
+    environment = {
+        "RCLONE_CONFIG": os.devnull,
+        "RCLONE_CONFIG_NODE_TYPE": "s3",
+        "RCLONE_CONFIG_NODE_PROVIDER": "Other",
+        "RCLONE_CONFIG_NODE_ENDPOINT": node.endpoint,
+        "RCLONE_CONFIG_NODE_ACCESS_KEY_ID": key.access_key,
+        "RCLONE_CONFIG_NODE_SECRET_ACCESS_KEY": key.secret,
+        "RCLONE_CONFIG_NODE_REGION": REGION,
+    }
+    command: list[str | Path] = [program("rclone"), "mount", f"node:{bucket}", there]
+    command += ["--vfs-cache-mode", "off", "--dir-cache-time", "0s", "--attr-timeout", "1ns"]
+    with mounted_by(command, there, environment):
+        (there / "sub").mkdir()
+        (there / "sub/small").write_bytes(b"0123456789")
+        shutil.copyfile(large_file(tmp_path), there / "large")
+        assert (seen / "sub/small").read_bytes() == b"0123456789"
+        assert (seen / "large").read_bytes() == LARGE
+        with (there / "large").open("rb") as file:
+            file.seek(7 << 20)
+            assert file.read(1000) == LARGE[7 << 20 : (7 << 20) + 1000]
+        (seen / "sub/written").write_text("through the mount")
+        assert sorted(os.listdir(there / "sub")) == ["small", "written"]
+        assert (there / "sub/written").read_text() == "through the mount"
+        (there / "sub/small").rename(there / "renamed")
+        assert (seen / "renamed").read_bytes() == b"0123456789"
+        assert not (seen / "sub/small").exists()
+        for name in ("large", "renamed", "sub/written"):
+            (there / name).unlink()
+    assert [name for _, _, files in os.walk(seen) for name in files] == []
+
+
+def large_file(directory: Path) -> Path:
+    """The large body as a file."""
+    source = directory / "source"
+    source.write_bytes(LARGE)
+    return source
+
+
+@contextlib.contextmanager
+def mounted_by(
+    command: list[str | Path], there: Path, environment: dict[str, str] | None = None
+) -> Iterator[None]:
+    """A FUSE client that mounts `there`; gone afterwards, whatever happens."""
+    there.mkdir()
+    output = there.with_suffix(".log")
+    with output.open("wb") as log:
         process = subprocess.Popen(
-            ["s3fs", bucket, there, "-f", "-o", options], stdout=log, stderr=subprocess.STDOUT
+            command, stdout=log, stderr=subprocess.STDOUT, env=os.environ | (environment or {})
         )
     try:
         deadline = time.monotonic() + MOUNT_DEADLINE_S
         while mountpoint.mounted_on(there) is None:
-            ended = process.poll() is not None
-            if ended or time.monotonic() > deadline:
-                pytest.fail(f"s3fs did not mount: {(directory / 's3fs.log').read_text()}")
+            if process.poll() is not None or time.monotonic() > deadline:
+                pytest.fail(f"{command[0]} did not mount: {output.read_text()}")
             time.sleep(0.05)
-        yield there
+        yield
     finally:
         subprocess.run(["fusermount3", "-uz", there], timeout=20, check=False, capture_output=True)
         try:
@@ -321,50 +373,3 @@ def s3fs(node: RunningNode, key: Key, bucket: str, directory: Path) -> Iterator[
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-def test_curl(tmp_path: Path) -> None:
-    """Acceptance A02, A03: no SDK, and an Authorization header that only names somebody."""
-    with running_node(tmp_path, auth={"mode": "simple"}) as node:
-
-        def curl(method: str, target: str, *arguments: str, body: bytes = b"") -> bytes:
-            sent = ["--data-binary", "@-"] if body else []
-            return run(
-                *("curl", "--silent", "--show-error", "--fail-with-body", "--max-time", "60"),
-                *("--request", method, "--header", f"Authorization: {AUTHORIZATION}"),
-                *(*sent, *arguments, node.endpoint + target),
-                stdin=body,
-            )
-
-        curl("PUT", "/curled")
-        seen = mount_of(node) / "curled"
-        curl("PUT", "/curled/dir/small", body=b"0123456789")
-        assert (seen / "dir/small").read_bytes() == b"0123456789"
-        assert curl("GET", "/curled/dir/small", "--range", "2-4") == b"234"
-        curl("PUT", "/curled/copy", "--header", "x-amz-copy-source: /curled/dir/small")
-        assert (seen / "copy").read_bytes() == b"0123456789"
-        begun = curl("POST", "/curled/large?uploads")
-        upload = begun.partition(b"<UploadId>")[2].partition(b"</UploadId>")[0].decode()
-        assert len(upload) == 36  # A09
-        headers = curl(
-            "PUT", f"/curled/large?partNumber=1&uploadId={upload}", "--dump-header", "-", body=LARGE
-        )
-        etag = headers.lower().partition(b"etag: ")[2].split()[0].decode()
-        document = f"<Part><PartNumber>1</PartNumber><ETag>{etag}</ETag></Part>"
-        document = f"<CompleteMultipartUpload>{document}</CompleteMultipartUpload>"
-        curl("POST", f"/curled/large?uploadId={upload}", body=document.encode())
-        assert (seen / "large").read_bytes() == LARGE
-        first = curl("GET", "/curled?list-type=2&max-keys=2")
-        assert b"<Key>copy</Key>" in first
-        assert b"<IsTruncated>true</IsTruncated>" in first
-        second = curl("GET", "/curled?list-type=2&start-after=dir/small")
-        assert b"<Key>large</Key>" in second
-        assert b"<Key>dir/small</Key>" not in second
-        for name in ("copy", "dir/small", "large"):
-            curl("DELETE", f"/curled/{name}")
-        assert os.listdir(seen) == []
-        unnamed = subprocess.run(
-            ["curl", "--silent", node.endpoint + "/curled"],
-            capture_output=True, timeout=TIMEOUT_S, check=False,
-        )  # fmt: skip
-        assert b"<Code>InvalidAccessKeyId</Code>" in unnamed.stdout  # B18
