@@ -140,6 +140,7 @@ def used_bytes(node: RunningNode) -> int:
     return total
 
 
+@pytest.mark.long
 @pytest.mark.timeout(120)
 def test_what_the_kernel_could_not_hand_over_is_not_shown_either(tmp_path: Path) -> None:
     """write(2) only fills the kernel's pages. Where there is no room for them here, close(2) says

@@ -16,7 +16,7 @@ import pytest
 import trio
 
 from cache.changes import Change
-from cache.errors import DeadlineExceeded, NameExists
+from cache.errors import CacheFull, DeadlineExceeded, NameExists
 from cache.records import ROOT, Inode, Kind
 from fuse.handles import FileHandle
 from fuse.interrupts import Interrupts
@@ -69,6 +69,12 @@ class SlowCache:
 
     def release(self) -> None:
         self.released.set()
+
+    def is_open(self, inode: int) -> bool:
+        return False
+
+    def names_of(self, inode: int) -> list[tuple[int, bytes]]:
+        return [(5, b"name")]
 
     def size_of(self, inode: Inode) -> Inode:
         return inode
@@ -182,6 +188,26 @@ def test_a_write_that_waited_too_long_by_itself_is_over() -> None:
         await _refused(errno.ETIMEDOUT, operations.write(fh, 0, b"old"))
         cache.write = write  # type: ignore[method-assign]
         assert await operations.write(fh, 0, b"new") == 3
+
+    trio.run(main)
+
+
+def test_a_file_whose_bytes_were_refused_is_forgotten_with_its_last_close() -> None:
+    """The kernel has them in its pages, and their size. Through the kernel: test_full."""
+    cache, kernel = SlowCache(), RecordingKernel()
+
+    def refuses(start: int, data: bytes, came_ns: int | None = None) -> int:
+        raise CacheFull("no room")
+
+    async def main() -> None:
+        operations = _operations(cache, kernel, 10)
+        for refused in (False, True):
+            fh = operations._open.add(FileHandle(cache, writable=True, asker=0))  # type: ignore[arg-type]
+            if refused:
+                cache.write = refuses  # type: ignore[method-assign]
+                await _refused(errno.ENOSPC, operations.write(fh, 0, b"lost"))
+            await operations.release(fh)
+            assert kernel.forgotten == ([Change(5, b"name", 0)] if refused else [])
 
     trio.run(main)
 

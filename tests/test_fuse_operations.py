@@ -20,10 +20,12 @@ import pytest
 
 from tests.support import syscalls
 from tests.support.mount import Mounted, mounted, requires_fuse
+from tests.support.waiting import wait_until
 
 pytestmark = requires_fuse
 
 USER = 12345
+CLOCK_REALTIME_COARSE = 5  # linux/time.h: the kernel's clock for times of files
 
 
 @pytest.fixture(scope="module")
@@ -478,6 +480,19 @@ def test_a_write_moves_mtime_and_chmod_moves_ctime(here: Path) -> None:
     with file.open("a") as opened:
         opened.write("more")
     assert file.stat().st_mtime_ns > 1
+
+
+def test_a_rename_moves_ctime_of_every_kind_of_file(here: Path) -> None:
+    """Which POSIX leaves open, and pjdfstest asks of ext4 only."""
+    (here / "file").touch()
+    (here / "directory").mkdir()
+    (here / "symlink").symlink_to("file")
+    os.mkfifo(here / "fifo")
+    before = {path: path.lstat().st_ctime_ns for path in here.iterdir()}
+    newest = max(before.values())
+    wait_until(lambda: time.clock_gettime_ns(CLOCK_REALTIME_COARSE) > newest)
+    for path, ctime_ns in before.items():
+        assert path.rename(path.with_suffix(".renamed")).lstat().st_ctime_ns > ctime_ns
 
 
 def test_attributes_survive_a_remount(tmp_path: Path) -> None:

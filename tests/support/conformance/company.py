@@ -4,6 +4,7 @@ write so much elsewhere that the cache has to evict."""
 from __future__ import annotations
 
 import contextlib
+import http.client
 import itertools
 import os
 import random
@@ -22,11 +23,18 @@ _EXPECTED = (200, 404, 503)
 """404: it was removed since it was listed. 503: SlowDown, when the store cannot keep up."""
 
 
+class _CutOffError(Exception):
+    """The connection is of no more use."""
+
+
 class Company:
     """Counts what it asked for, and notes what was answered and should not have been."""
 
     def __init__(self) -> None:
         self.requests = 0
+        self.cut_off = 0
+        """GETs that ended early: what they had begun with was evicted here, and replaced in the
+        store (docs/semantics.md)."""
         self.failures: list[str] = []
 
     def note(self, request: str, status: int) -> None:
@@ -42,13 +50,14 @@ def keep(endpoint: str, bucket: str) -> Iterator[Company]:
     stop = threading.Event()
 
     def work() -> None:
-        with RawS3(endpoint, connections=2) as s3:
+        with RawS3(endpoint) as s3:
             s3.make_bucket(_CHURN)
-            for turn in itertools.count():
-                if stop.wait(_EVERY_S):
-                    return
-                _put_one(s3, company, turn)
-                _read_some(s3, company, bucket)
+        turns = itertools.count()
+        while not stop.is_set():
+            with RawS3(endpoint, connections=2) as s3, contextlib.suppress(_CutOffError):
+                while not stop.wait(_EVERY_S):
+                    _put_one(s3, company, next(turns))
+                    _read_some(s3, company, bucket)
 
     def guarded() -> None:
         try:
@@ -75,4 +84,9 @@ def _read_some(s3: RawS3, company: Company, bucket: str) -> None:
     keys = [key for key in s3.keys(bucket) if len(os.fsencode(key)) <= _KEY_MAX]
     company.requests += 1
     for key in random.sample(keys, min(_READS, len(keys))):
-        company.note(f"GET {key}", s3.request("GET", f"/{bucket}/{key}").status)
+        try:
+            status = s3.request("GET", f"/{bucket}/{key}").status
+        except http.client.IncompleteRead as exc:
+            company.cut_off += 1
+            raise _CutOffError from exc
+        company.note(f"GET {key}", status)

@@ -120,7 +120,8 @@ def on_forebay(plan: Plan, directory: Path) -> Iterator[Case]:
                 yield from run_suites(plan, node.mount / BUCKET)
             failures = tuple(beside.failures[:20])
             passed = beside.requests - len(beside.failures)
-            yield Case("S3", "requests beside", "", beside.requests, passed, 0, failures)
+            notes = (f"{beside.cut_off} GETs cut off",) if beside.cut_off else ()
+            yield Case("S3", "requests beside", "", beside.requests, passed, 0, failures, notes)
             yield from agreement(node)
         finally:
             (LEFT / "node.log").write_text(node.log)
