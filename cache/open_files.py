@@ -150,7 +150,8 @@ class OpenFiles:
 
     def set_mtime(self, inode: int, mtime_ns: int) -> None:
         """The time that the next publication of an open file gives it; Files.set_attributes is
-        for what is published. Without it, closing a file would undo a utimens(2)."""
+        for what is published. What is written from then on leaves it: the kernel tells the time of
+        every write, and may do so before the write itself comes."""
         with self._lock:
             file = self._open.get(inode)
         if file is not None:
@@ -167,7 +168,7 @@ class OpenFile:
         self._lock = threading.RLock()
         self._size = inode.size
         self._mtime_ns = 0  # of the last write that is not published
-        self._mtime_set_ns = 0  # when somebody set it, by the monotonic clock
+        self._is_timed = False  # by the kernel, which tells the time of each write sooner or later
         self._overlay = Overlay()
         self._reservations: dict[tuple[int, int], Reservation] = {}
         self._run: Reservation | None = None
@@ -292,17 +293,14 @@ class OpenFile:
         finally:
             self._lock.release()
 
-    def write(self, start: int, data: bytes, came_ns: int | None = None) -> int:
-        """Write at `start`; zeros fill a gap behind the end. Blocks. OutOfSpace classes.
-
-        came_ns: when it was asked for, by time.monotonic_ns(); now, if that is not told. The time
-        of the last write that was set after that is not undone."""
+    def write(self, start: int, data: bytes) -> int:
+        """Write at `start`; zeros fill a gap behind the end. Blocks. OutOfSpace classes."""
         with self._lock:
             self._admit(len(data))
             if start > self._size:
                 self._extend(start)
             self._hash(start, data)
-            if came_ns is None or came_ns > self._mtime_set_ns:
+            if not self._is_timed:
                 self._mtime_ns = time.time_ns()
             self._changed = True
             stop = start + len(data)
@@ -407,7 +405,7 @@ class OpenFile:
     def set_mtime(self, mtime_ns: int) -> None:
         """See OpenFiles.set_mtime."""
         with self._lock:
-            self._mtime_ns, self._mtime_set_ns = mtime_ns, time.monotonic_ns()
+            self._mtime_ns, self._is_timed = mtime_ns, True
 
     def truncate(self, size: int, *, touches: bool = False) -> Inode:
         """Cut, or extend with zeros, published at once. Where the size is this already the time of

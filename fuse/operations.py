@@ -18,12 +18,10 @@ Every handler is wrapped by `answered` (fuse/answers.py). All run on the loop's 
 from __future__ import annotations
 
 import errno
-import functools
 import logging
 import os
 import stat
 import threading
-import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -360,9 +358,7 @@ class Operations(pyfuse3.Operations):
         try:
             if file.write_now(off, buf):
                 return len(buf)
-            came_ns = time.monotonic_ns()  # what the kernel asks next may be done before it
-            write = functools.partial(file.write, off, buf, came_ns)
-            return await self._data.run(write, lambda _: over.set())
+            return await self._data.run(lambda: file.write(off, buf), lambda _: over.set())
         except CacheError as exc:
             self._refusals.note(file)
             if isinstance(exc, GivenUp):

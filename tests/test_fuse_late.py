@@ -59,7 +59,7 @@ class SlowCache:
     def write_now(self, start: int, data: bytes) -> bool:
         return False
 
-    def write(self, start: int, data: bytes, came_ns: int) -> int:
+    def write(self, start: int, data: bytes) -> int:
         self._wait()
         self.writes.append(data)
         return len(data)
@@ -178,7 +178,7 @@ def test_a_write_that_waited_too_long_by_itself_is_over() -> None:
     cache.go.set()
     write = cache.write
 
-    def waits_too_long(start: int, data: bytes, came_ns: int) -> int:
+    def waits_too_long(start: int, data: bytes) -> int:
         raise DeadlineExceeded("a lock was held too long")
 
     async def main() -> None:
@@ -196,7 +196,7 @@ def test_a_file_whose_bytes_were_refused_is_forgotten_with_its_last_close() -> N
     """The kernel has them in its pages, and their size. Through the kernel: test_full."""
     cache, kernel = SlowCache(), RecordingKernel()
 
-    def refuses(start: int, data: bytes, came_ns: int | None = None) -> int:
+    def refuses(start: int, data: bytes) -> int:
         raise CacheFull("no room")
 
     async def main() -> None:

@@ -416,7 +416,7 @@ def run(directory: Path, steps: int) -> None:
         assert beside.failures == []
         node.forebay("flush")
         assert node.mount is not None
-        assert differences(node.mount / BUCKET, node.store_dir / BUCKET, times=False) == []
+        assert differences(node.mount / BUCKET, node.store_dir / BUCKET) == []
         assert "no problems" in node.forebay("fsck").stdout
 
 
