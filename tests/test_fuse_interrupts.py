@@ -64,6 +64,11 @@ LIST = "import os, sys, signal; signal.signal(signal.SIGINT, lambda *_: sys.exit
  os.listdir(sys.argv[1])"
 
 
+def _heed_interrupts() -> None:
+    """In the program to be: tests that run in the background of a shell ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @requires_fuse
 @pytest.mark.parametrize(
     ("command", "number", "code"),
@@ -80,7 +85,9 @@ def test_they_end_at_once(
     hanging: Mounted, command: Callable[[Path], list[str | Path]], number: int, code: int
 ) -> None:
     (hanging.home / "hung").unlink(missing_ok=True)
-    program = subprocess.Popen(command(hanging.bucket), stdout=subprocess.DEVNULL)
+    program = subprocess.Popen(
+        command(hanging.bucket), stdout=subprocess.DEVNULL, preexec_fn=_heed_interrupts
+    )
     faulty_store.wait_until_one_hangs(hanging.home)
     start = time.monotonic()
     program.send_signal(number)
