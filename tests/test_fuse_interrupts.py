@@ -64,11 +64,6 @@ LIST = "import os, sys, signal; signal.signal(signal.SIGINT, lambda *_: sys.exit
  os.listdir(sys.argv[1])"
 
 
-def _heed_interrupts() -> None:
-    """In the program to be: tests that run in the background of a shell ignore SIGINT."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 @requires_fuse
 @pytest.mark.parametrize(
     ("command", "number", "code"),
@@ -85,9 +80,9 @@ def test_they_end_at_once(
     hanging: Mounted, command: Callable[[Path], list[str | Path]], number: int, code: int
 ) -> None:
     (hanging.home / "hung").unlink(missing_ok=True)
-    program = subprocess.Popen(
-        command(hanging.bucket), stdout=subprocess.DEVNULL, preexec_fn=_heed_interrupts
-    )
+    # Tests that run in the background of a shell ignore SIGINT, and so would what they start.
+    heeding = ["env", "--default-signal=INT", *command(hanging.bucket)]
+    program = subprocess.Popen(heeding, stdout=subprocess.DEVNULL)
     faulty_store.wait_until_one_hangs(hanging.home)
     start = time.monotonic()
     program.send_signal(number)
