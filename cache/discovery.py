@@ -51,8 +51,9 @@ class Discovery:
         self._pool = ThreadPoolExecutor(_HEADS_AT_ONCE, thread_name_prefix="discover")
         self.tell_kernel: Callable[[Sequence[Change]], None] = NOBODY.forget
         """In the mount process: has its own kernel forget, later. What a lookup finds out about
-        other names is nothing that the kernel did itself; and as it holds the directory's lock
-        during the lookup, nobody may wait for it here."""
+        other names, and what an fsync of a directory finds that a killed gateway left of its
+        upload, is nothing that the kernel did itself; and as it holds the directory's lock
+        meanwhile, nobody may wait for it here."""
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -159,7 +160,7 @@ class Discovery:
                     entries=detailed,
                     asked_ns=asked_ns,
                 )
-                self._commit(adopt, first=first)
+                self.commit(adopt, first=first)
                 seen.update(e.key.removeprefix(prefix) for e in batch)
             if page.next_marker is None:
                 return seen
@@ -238,7 +239,7 @@ class Discovery:
                 # The last key that implied it may have gone before it was known.
                 namespace.prune(txn, namespace.bucket_of(txn, inode.parent), directory)
 
-        self._commit(change)
+        self.commit(change)
 
     def learn_key(self, bucket: Bucket, key: bytes) -> None:
         """Ask the store about one key that the index does not know, or is to check again.
@@ -282,14 +283,17 @@ class Discovery:
                 self.adoption.adopt(txn, Place(bucket.root, parent, last), found)
 
         if found is not None or has_place:
-            self._commit(change)
+            self.commit(change)
         return there
 
-    def _commit(self, change: Callable[[Txn], None], *, first: bool = False) -> None:
-        """Commit what the store told.
+    def commit(
+        self, change: Callable[[Txn], None], *, first: bool = False, grows: bool = True
+    ) -> None:
+        """Commit what the store told, which the mount's kernel did not do itself. Blocks.
 
         first: no name of the directory was known to be missing before, so that only those can be
         in the kernel that were in the index: they leave and are entered again, two changes.
+        grows: see Index.commit.
         """
         changes: list[Change] = []
 
@@ -297,7 +301,7 @@ class Discovery:
             change(txn)
             changes[:] = txn.changes
 
-        self._index.commit(recorded)
+        self._index.commit(recorded, grows=grows)
         times = Counter(changes)
         self.tell_kernel([c for c in times if not first or times[c] > 1])
 

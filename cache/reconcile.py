@@ -134,7 +134,7 @@ class Reconciler:
                 self._discovery.adoption.adopt(txn, place, found)
             namespace.prune(txn, place.bucket, place.parent)
 
-        self._index.commit(change, grows=False)
+        self._discovery.commit(change, grows=False)
         self._look_for_more(task.place.parent)
         return True
 
@@ -156,7 +156,7 @@ class Reconciler:
             if dirty.clear(txn, place.parent, place.name, task.touched):
                 self._discovery.adoption.adopt(txn, place, found)
 
-        self._index.commit(change)
+        self._discovery.commit(change)
         return True
 
     def _put_directory(self, task: Task, inode: Inode) -> bool:
@@ -355,7 +355,7 @@ class Reconciler:
             if task.inode is None or not task.inode.is_dir:
                 self._mark_above(txn, task)
 
-        self._index.commit(change, grows=False)
+        self._discovery.commit(change, grows=False)
         if task.inode is None:
             self._look_for_more(place.parent)
 

@@ -15,6 +15,7 @@ from typing import Any, cast
 import pytest
 
 from cache import dirty, extents, names, namespace
+from cache.changes import Change
 from cache.config import MIB, CacheConfig, PrefixMode, VolumeConfig
 from cache.errors import (
     ExtentCorrupt,
@@ -352,6 +353,29 @@ def test_a_put_leaves_its_note_though_the_mover_looked_at_it_too_early(
     through.drain()
     through.evict()
     assert through.get(b"x") == b"B" * 9000
+
+
+def test_an_fsync_that_finishes_what_a_killed_gateway_began_has_the_kernel_forget(
+    through: TestVolume,
+) -> None:
+    through.put(b"x", b"A" * 9000)
+    before = through.inode(b"x").id
+
+    def dies(operation: str, key: bytes) -> None:
+        if operation == "upload":
+            raise Killed
+
+    through.store.after = dies
+    with pytest.raises(Killed):
+        through.put(b"x", b"B" * 9000)
+    through.store.after = no_fault
+    forgotten: list[Change] = []
+    through.volume.discovery.tell_kernel = forgotten.extend  # as in the mount process
+
+    through.volume.files.sync(through.root)
+
+    assert through.inode(b"x").id != before
+    assert any((c.parent, c.name) == (through.root, b"x") for c in forgotten)
 
 
 def test_written_around_a_directory_that_moves_meanwhile_a_body_is_refused(
