@@ -294,7 +294,10 @@ class OpenFile:
             self._lock.release()
 
     def write(self, start: int, data: bytes) -> int:
-        """Write at `start`; zeros fill a gap behind the end. Blocks. OutOfSpace classes."""
+        """Write at `start`; zeros fill a gap behind the end. No bytes change nothing, as pwrite(2)
+        says. Blocks. OutOfSpace classes."""
+        if not data:
+            return 0
         with self._lock:
             self._admit(len(data))
             if start > self._size:

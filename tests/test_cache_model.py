@@ -545,7 +545,9 @@ def parents_of(key: bytes) -> list[bytes]:
 
 
 def written(old: bytes, data: bytes, start: int) -> bytes:
-    """The bytes after a pwrite(2)."""
+    """The bytes after a pwrite(2); one of no bytes changes nothing, also behind the end."""
+    if not data:
+        return old
     return old[:start].ljust(start, b"\0") + data + old[start + len(data) :]
 
 

@@ -64,8 +64,6 @@ def test_a_file_is_a_bytearray(shared: TestVolume, steps: list[tuple]) -> None: 
                     if length:
                         model.extend(bytes(max(0, start - len(model))))
                         model[start : start + length] = data
-                    elif start > len(model):
-                        model.extend(bytes(start - len(model)))
                 case "truncate":
                     file.truncate(rest[0])
                     del model[rest[0] :]
