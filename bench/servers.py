@@ -19,6 +19,8 @@ from typing import Any
 
 import boto3
 
+from tests.support.waiting import wait_until
+
 BIN = Path(sys.executable).parent
 DEADLINE_S = 20.0
 
@@ -152,11 +154,7 @@ def s3fs_mount(root: Path, mount: Path) -> Iterator[Path]:
 
 @contextmanager
 def _mounted(name: str, mount: Path) -> Iterator[None]:
-    end = time.monotonic() + DEADLINE_S
-    while not os.path.ismount(mount):
-        if time.monotonic() > end:
-            raise RuntimeError(f"{name} does not mount")
-        time.sleep(0.05)
+    wait_until(lambda: os.path.ismount(mount), f"the mount of {name}", DEADLINE_S)
     try:
         yield
     finally:

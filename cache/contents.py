@@ -13,7 +13,6 @@ object says otherwise.
 from __future__ import annotations
 
 import bisect
-import errno
 import logging
 import os
 import threading
@@ -526,12 +525,10 @@ def read_nowait(pieces: list[Piece], room: memoryview) -> memoryview | None:
         part = room[end : end + piece.length]
         try:
             count = os.preadv(piece.file.fileno(), [part], piece.offset, os.RWF_NOWAIT)
-        except BlockingIOError:
+        except OSError:
+            # EAGAIN: not there. EOPNOTSUPP: tmpfs, some network file systems never do it so. What
+            # else is wrong, the read that may block will say.
             return None
-        except OSError as exc:
-            if exc.errno == errno.EOPNOTSUPP:  # tmpfs, some network file systems: never nowait
-                return None
-            raise
         if count != piece.length:
             return None
         end += count

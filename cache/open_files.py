@@ -199,23 +199,22 @@ class OpenFile:
                 return room[:0]
             if self._image is not None:
                 return memoryview(bytes(self._image[start:stop]))
-            if self._overlay or not self._has_snapshot():
+            snapshot = None if self._overlay else self._snapshot_now()
+            if snapshot is None:
                 return None
-            assert self._snapshot is not None
-            pieces = self._snapshot.cached(start, stop)
+            pieces = snapshot.cached(start, stop)
         finally:
             self._lock.release()
         if pieces is None:
             return None
         return read_nowait(pieces, room)
 
-    def _has_snapshot(self) -> bool:
-        """Whether what is published is known, or could be looked up at once: a large file has
+    def _snapshot_now(self) -> Snapshot | None:
+        """What is published, if it is known, or can be looked up at once: a large file has
         thousands of extents."""
         if self._size <= _LOOKED_UP_AT_ONCE_MAX:
-            self._current_snapshot()
-            return True
-        return self._snapshot is not None and time.monotonic() <= self._snapshot_until
+            return self._current_snapshot()
+        return self._snapshot if time.monotonic() <= self._snapshot_until else None
 
     def read(self, start: int, length: int) -> bytes:
         """Up to length bytes from `start`; shorter only at the end of the file. Blocks, may fetch.
@@ -286,7 +285,8 @@ class OpenFile:
         if start + len(data) > INLINE_MAX or not self._lock.acquire(blocking=False):
             return False
         try:
-            if self._image is None or self._shared.admission.slows():
+            due = self._unadmitted + len(data) >= _ADMIT_EVERY_BYTES
+            if self._image is None or (due and self._shared.admission.slows()):
                 return False
             self.write(start, data)
             return True

@@ -72,8 +72,9 @@ class Listings:
     def _keep(self, key: tuple[int, bytes, int], entries: list[Entry]) -> None:
         if not all(self._told.is_as_recorded(entry.inode) for entry in entries):
             return
+        # There may be one already, of a directory that had to be asked about again.
+        self._kept_entries += len(entries) - len(self._kept.get(key, ()))
         self._kept[key] = entries
-        self._kept_entries += len(entries)
         while self._kept_entries > _KEPT_MAX:
             _, dropped = self._kept.popitem(last=False)
             self._kept_entries -= len(dropped)

@@ -123,9 +123,9 @@ def _mount(operations: Operations, path: Path, config: MountConfig) -> Mount:
 
 def _place(path: Path, config: MountConfig) -> str:
     """Where libfuse is to mount: in the place of a dead mount it need not, as it is done."""
-    if mountpoint.mounted_on(path) is None:
-        return str(path)
     place = str(path)
+    if mountpoint.mounted_on(path) is None:
+        return place
     try:
         place = replacing.mount_beneath(path, config)
     except OSError as exc:

@@ -20,7 +20,7 @@ from typing import Generic, Protocol, TypeVar
 from aiohttp import web
 from aiohttp.web_protocol import RequestPayloadError
 
-from cache.contents import FileRange, Piece
+from cache.contents import FileRange, Piece, read_nowait
 from s3api import metrics
 from s3api.errors import S3Error
 from s3api.operations import Call
@@ -188,7 +188,7 @@ async def send(
     pieces = body.cached(start, stop) if length else []
     metrics.SENT_BYTES.inc(length)
     if length <= ONE_WRITE_BYTES:
-        content = None if pieces is None else _read_now(pieces)
+        content = None if pieces is None else _read_now(pieces, length)
         if content is None:
             content = await call.threads.transfer(body.read, start, stop)
         return call.answer(status, headers, content)
@@ -213,22 +213,12 @@ async def send(
     return response
 
 
-def _read_now(pieces: list[Piece]) -> bytes | None:
+def _read_now(pieces: list[Piece], length: int) -> bytes | None:
     """The bytes of small pieces if the page cache has them all, without blocking."""
-    parts: list[bytes | bytearray] = []
-    for piece in pieces:
-        if isinstance(piece, FileRange):
-            buffer = bytearray(piece.length)
-            try:
-                count = os.preadv(piece.file.fileno(), [buffer], piece.offset, os.RWF_NOWAIT)
-            except OSError:  # EAGAIN: not there; EOPNOTSUPP: a file system without it
-                return None
-            if count != piece.length:
-                return None
-            parts.append(buffer)
-        else:
-            parts.append(piece)
-    return bytes(parts[0]) if len(parts) == 1 else b"".join(parts)
+    if len(pieces) == 1 and isinstance(pieces[0], bytes):
+        return pieces[0]  # out of the index, as most small ones are
+    found = read_nowait(pieces, memoryview(bytearray(length)))
+    return None if found is None else bytes(found)
 
 
 async def _send_piece(call: Call, response: web.StreamResponse, piece: Piece) -> None:
