@@ -8,61 +8,64 @@ from __future__ import annotations
 
 import sys
 import traceback
+from importlib import import_module
 
 import typer
 
 from cache.errors import CacheError, NotFound
-from node.commands import (
-    buckets,
-    check_config,
-    flush,
-    fsck,
-    groups,
-    keys,
-    kms,
-    names,
-    own_secret,
-    serve,
-    stat,
-    status,
-    users,
-    volumes,
-)
 from node.commands.options import print_json
 from node.errors import ExitCode, OperatorError
 
+_HELP = "A caching node: a mount and an S3 endpoint over one disk cache, a plain store behind."
 _EXIT_CODES = "\n\n".join(f"{code.value}: {code.meaning}" for code in ExitCode)
+_COMMANDS = ("serve", "check-config", "status", "flush", "stat", "fsck", "names")
+"""Each is the function of its name in the module of its name."""
+_FAMILIES = {
+    "keys": "keys",
+    "s3": "own_secret",
+    "kms": "kms",
+    "users": "users",
+    "groups": "groups",
+    "buckets": "buckets",
+    "volumes": "volumes",
+}
+"""Commands with commands of their own, and their modules."""
 
-app = typer.Typer(
-    name="forebay",
-    help="A caching node: a mount and an S3 endpoint over one disk cache, a plain store behind.",
-    epilog=f"Exit codes:\n\n{_EXIT_CODES}",
-    no_args_is_help=True,
-    rich_markup_mode="markdown",
-    # Tracebacks with local variables would print secrets.
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.command("serve")(serve.serve)
-app.command("check-config")(check_config.check_config)
-app.command("status")(status.status)
-app.command("flush")(flush.flush)
-app.command("stat")(stat.stat)
-app.command("fsck")(fsck.fsck)
-app.command("names")(names.names)
-app.add_typer(keys.app, name="keys")
-app.add_typer(own_secret.app, name="s3")
-app.add_typer(kms.app, name="kms")
-app.add_typer(users.app, name="users")
-app.add_typer(groups.app, name="groups")
-app.add_typer(buckets.app, name="buckets")
-app.add_typer(volumes.app, name="volumes")
+
+def make_app(asked: str | None = None) -> typer.Typer:
+    """All commands; only one of them, if that is asked for by its name. What `serve` loads stays in
+    memory as long as the node runs, and it has two seconds to serve."""
+    app = typer.Typer(
+        name="forebay",
+        help=_HELP,
+        epilog=f"Exit codes:\n\n{_EXIT_CODES}",
+        no_args_is_help=True,
+        rich_markup_mode="markdown",
+        # Tracebacks with local variables would print secrets.
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_commands)
+    known = asked in (*_COMMANDS, *_FAMILIES)
+    for name in _COMMANDS:
+        if not known or name == asked:
+            function = name.replace("-", "_")
+            app.command(name)(getattr(import_module(f"node.commands.{function}"), function))
+    for name, module in _FAMILIES.items():
+        if not known or name == asked:
+            app.add_typer(import_module(f"node.commands.{module}").app, name=name)
+    return app
+
+
+def _commands() -> None:
+    # With a callback a program of one command is still called by the command's name.
+    pass
 
 
 def main() -> None:
     """Entry point of the console script."""
     try:
-        app(prog_name="forebay")
+        make_app(next(iter(sys.argv[1:]), None))(prog_name="forebay")
     except OperatorError as exc:
         _end(str(exc), exc.code)
     except CacheError as exc:

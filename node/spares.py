@@ -8,6 +8,7 @@ and holds no lock; it waits on its lifeline for its Start message. On the superv
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from node.processes import PROGRAM, ChildProcess
@@ -18,18 +19,19 @@ log = logging.getLogger(__name__)
 class Spares:
     def __init__(self, program: Sequence[str] = PROGRAM) -> None:
         self._program = program
-        self._waiting: dict[str, ChildProcess] = {}
+        self._waiting: defaultdict[str, list[ChildProcess]] = defaultdict(list)
         self._wanted: set[str] = set()
 
     @property
     def pids(self) -> dict[str, int]:
         """The spares that wait, by role."""
-        return {role: spare.pid for role, spare in self._waiting.items()}
+        return {role: waiting[0].pid for role, waiting in self._waiting.items() if waiting}
 
     def prepare(self, roles: Iterable[str]) -> None:
-        """Start one of each, to be taken soon: at the start of the node they load side by side."""
+        """Start one for each, to be taken soon: at the start of the node they load side by side,
+        all its gateways, too."""
         for role in roles:
-            self._waiting[role] = ChildProcess(role, self._program)
+            self._waiting[role].append(ChildProcess(role, self._program))
 
     def keep(self, roles: Iterable[str]) -> None:
         """From now on have a spare of each of these roles."""
@@ -39,8 +41,8 @@ class Spares:
 
     def take(self, role: str) -> ChildProcess:
         """A process for the role: its spare, else one that is started now."""
-        spare = self._waiting.pop(role, None)
-        if spare is not None:
+        if self._waiting[role]:
+            spare = self._waiting[role].pop()
             if not spare.has_ended:
                 return spare
             log.warning("the spare %s had ended (%s)", role, spare.how_it_ended())
@@ -49,11 +51,12 @@ class Spares:
 
     def refill(self, role: str) -> None:
         """Have a new spare where one is wanted and was taken. Does not wait for it to load."""
-        if role in self._wanted and role not in self._waiting:
-            self._waiting[role] = ChildProcess(role, self._program)
+        if role in self._wanted and not self._waiting[role]:
+            self._waiting[role].append(ChildProcess(role, self._program))
 
     def close(self) -> None:
         """End them all, and want no more."""
         self._wanted.clear()
-        while self._waiting:
-            self._waiting.popitem()[1].close()
+        for waiting in self._waiting.values():
+            while waiting:
+                waiting.pop().close()

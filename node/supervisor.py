@@ -99,7 +99,7 @@ class Supervisor:
             ):
                 nursery.start_soon(self._heed, signals)
                 roles = {child.role for child in self._children}
-                self._spares.prepare(roles)
+                self._spares.prepare(child.role for child in self._children)
                 # The mover first: it makes a new index, or finds out that an old one is unusable.
                 mover, *doors = self._children
                 nursery.start_soon(mover.keep_running)

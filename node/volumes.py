@@ -6,14 +6,16 @@ import contextlib
 import logging
 import threading
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from cache.config import VolumeConfig
-from cache.stores.base import Store, StoredAttributes
-from cache.volume import Volume
 from node.config import NodeConfig
 from node.errors import ConfigError, ExitCode, OperatorError
 from node.stores import StoreConfig
+
+if TYPE_CHECKING:
+    from cache.stores.base import Store, StoredAttributes
+    from cache.volume import Volume
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +24,8 @@ log = logging.getLogger(__name__)
 def open_volume(config: NodeConfig, *, is_mount: bool = False) -> Iterator[Volume]:
     """The volume and its stores, closed afterwards. A store that is out of reach keeps nobody from
     what is cached: it is opened when it is first needed, and tried again then."""
+    from cache.volume import Volume  # the whole cache, which the supervisor does not need
+
     stores = {name: LateStore(name, store) for name, store in config.stores.items()}
     volume = Volume.open(
         VolumeConfig(

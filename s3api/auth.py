@@ -11,14 +11,16 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from s3api import sigv4
 from s3api.chunked import Chain
 from s3api.config import AuthConfig, is_loopback
 from s3api.errors import S3Error
 from s3api.form_signature import FormClaim, read_form_claim
-from s3api.oidc import Tokens
+
+if TYPE_CHECKING:
+    from s3api.oidc import Tokens
 
 _DUMMY_SECRET = "0" * 40
 """Verified against for unknown access keys, so that they take as long as known ones."""
@@ -70,6 +72,12 @@ UNPROVEN = Authentication(ANONYMOUS, sigv4.UNSIGNED_PAYLOAD)
 """Of a request that says only in its body who it is from."""
 
 
+def _tokens(config: AuthConfig) -> Tokens:
+    from s3api.oidc import Tokens  # with its cryptography, which no other mode needs
+
+    return Tokens(config)
+
+
 class Authenticator:
     def __init__(
         self, config: AuthConfig, keys: KeyStore, *, address: str, region: str | None
@@ -80,7 +88,7 @@ class Authenticator:
         self._region = region
         self._loopback = is_loopback(address)
         self._keys_exist = False
-        self.tokens = Tokens(config) if config.mode == "oidc" else None
+        self.tokens = _tokens(config) if config.mode == "oidc" else None
         """Those of the OpenID Connect issuer, where they are taken."""
         if config.mode == "simple" and not (self._loopback or config.allow_simple_remote):
             raise ValueError(

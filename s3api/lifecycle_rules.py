@@ -4,7 +4,8 @@ An object's age counts from when it was written, or later changed through the mo
 early because a program gave it an old mtime). As on Amazon, days end at the next midnight UTC; a
 day of another length (`s3.lifecycle_day_s`, the clock of tests) has no midnight.
 
-Pure; callable from any thread. Imports nothing of the server: the mover uses it.
+Pure; callable from any thread. Imports nothing of the server, and Amazon's model (5 MB) only when a
+document is read: the mover uses it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from typing import Any
 
 from cache.publishing import Object
 from s3api.errors import S3Error
-from s3api.parsing import read_kept
 
 DOCUMENT = "lifecycle"
 """Its name in the bucket's settings."""
@@ -102,6 +102,8 @@ def first_expiry(rules: Iterable[Rule], found: Object) -> tuple[int, str] | None
 @lru_cache(256)
 def enabled_rules(text: bytes) -> Sequence[Rule]:
     """The rules of a kept document that are in force."""
+    from s3api.parsing import read_kept
+
     rules = read_kept(text, "PutBucketLifecycleConfiguration")["Rules"]
     return [_rule(values) for values in rules if values["Status"] == "Enabled"]
 

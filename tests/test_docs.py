@@ -21,7 +21,7 @@ import cache.metrics
 import s3api.metrics
 from cache import keys, records
 from cache.index import FORMAT, Table
-from node.cli import app
+from node.cli import make_app
 from node.errors import ExitCode
 from s3api.offered import replace_table  # enters all operations into OFFERED
 from s3api.operations import OFFERED
@@ -161,7 +161,7 @@ def test_the_metrics_page_is_current() -> None:
 
 def commands() -> dict[str, frozenset[str]]:
     """Every command of `forebay`, with its own commands."""
-    group = typer.main.get_command(app)
+    group = typer.main.get_command(make_app())
     assert isinstance(group, TyperGroup)
     return {
         name: frozenset(command.commands) if isinstance(command, TyperGroup) else frozenset()

@@ -106,7 +106,7 @@ def test_a_killed_child_is_back_within_a_second(tmp_path: Path) -> None:
 
 
 def waiting_spare(child: Child) -> ChildProcess:
-    return child._spares._waiting["test"]
+    return child._spares._waiting["test"][0]
 
 
 def test_a_spare_takes_over_and_is_replaced(tmp_path: Path) -> None:
