@@ -33,7 +33,7 @@ from cache.records import (
 
 NO_ATTRIBUTES = ObjectAttributes()
 KEY_MAX = 1024
-_NOT_STORED = -1
+NOT_STORED = -1
 """As the revision of a Stored: what is below the place is there, the directory's own object need
 not be."""
 _RESERVED = names.VERSIONS[:-1]
@@ -453,10 +453,11 @@ def mark(txn: Txn, place: Place, size: int, former: Inode | None = None) -> None
 def moved(txn: Txn, inode: Inode, old: Place, new: Place) -> Inode:
     """After a rename: remember where the store has the inode, until it has followed."""
     stored = inode.stored
-    if stored is None and inode.is_dir and dirty.away_at(txn, old.parent, old.name) is None:
+    if stored is None and inode.is_dir and in_the_way(txn, old, inode.id) is None:
         # It has no object there, but the keys below it carry its old name. (None of them do while
-        # another's bytes are in the way there.)
-        stored = Stored(old.parent, old.name, "", 0, _NOT_STORED, inode.attributes_revision)
+        # another's bytes are in the way there, or at a directory above: what has that place in the
+        # store is the other's, and would be taken along.)
+        stored = Stored(old.parent, old.name, "", 0, NOT_STORED, inode.attributes_revision)
     if stored is not None:
         if (stored.parent, stored.name) == (new.parent, new.name):
             dirty.come_home(txn, stored.parent, stored.name, inode.id)

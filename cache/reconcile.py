@@ -161,8 +161,9 @@ class Reconciler:
 
     def _put_directory(self, task: Task, inode: Inode) -> bool:
         if not inode.explicit and not task.store.capabilities.native_directories:
-            if inode.stored is not None:
-                task.store.delete(task.key)  # the marker that it had when it was explicit
+            if inode.stored is not None or task.base:
+                # The marker that it had when it was explicit, or whoever had the name before it.
+                task.store.delete(task.key)
                 self._keeper.forget_place(inode)
             self._clear(task)
             return True
@@ -198,6 +199,9 @@ class Reconciler:
         found = StoredObject(new, 0, inode.stored.version, time.time_ns())
         if inode.explicit:
             found = self._write_marker(task, inode)
+        elif not task.store.capabilities.native_directories:
+            # It has no marker of its own, and one that came along, or was here before, must go.
+            inode = msgspec.structs.replace(inode, revision=namespace.NOT_STORED)
         done = self._finish(task, inode, found)
         if not task.store.capabilities.native_rename:
             self.learn_versions(task.place.bucket, task.store, new)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cache.errors import NoSuchKey, NotEmpty, NotSupported
+from cache.namespace import Place
 from cache.records import ObjectAttributes, Part, WriteMode
 from cache.stores.base import Store, StoredAttributes
 from cache.versions import ENABLED
@@ -226,3 +227,27 @@ def test_a_store_without_markers_refuses_bytes_there(moto: Backend, tmp_path: Pa
         box.put(b"d/", b"")
         assert box.listed() == [b"d/"]
         box.close()
+
+
+def test_a_directory_that_only_its_keys_imply_has_no_marker_of_others(kept: TestVolume) -> None:
+    """Else it would stay when they are gone."""
+    real = kept.store.capabilities.native_directories
+    for name in (b"a", b"b"):
+        kept.mkdir(name)
+    kept.drain()
+    kept.rmdir(b"a")
+    kept.put(b"a/x", b"x")  # before the store knows that there is another a/
+    kept.put(b"c/x", b"x")
+    kept.rename(b"c", b"b")
+    kept.drain()
+    assert {b"a/", b"b/"} & set(kept.stored()) == ({b"a/", b"b/"} if real else set())
+
+
+def test_a_renamed_directory_outlives_its_last_key(kept: TestVolume) -> None:
+    kept.put(b"a/x", b"x")
+    kept.drain()
+    kept.rename(b"a", b"b")
+    kept.volume.persister.persist(Place(kept.root, kept.root, b"a/"))  # b/ comes home with this
+    kept.unlink(b"b/x")
+    kept.drain()
+    assert set(kept.stored()) == {b"b/"}

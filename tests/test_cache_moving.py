@@ -60,6 +60,21 @@ def test_a_directory_that_comes_home_by_an_exchange_keeps_its_place(box: TestVol
     assert box.stored_bytes(b"c/y") == b"y"
 
 
+def test_below_a_name_where_another_still_is_nothing_is_moved(box: TestVolume) -> None:
+    """b/c/ is not in the store yet: what the store has there is the directory that was b/."""
+    box.put(b"a/y", b"y")
+    box.put(b"b/c/y", b"y")
+    box.drain()
+    box.rename(b"b", b"c")
+    box.put(b"b/c/x", b"x")
+    box.rename(b"b/c", b"a/c")
+    persist_in(box, b"a")
+    assert box.is_stored(b"b/c/y")
+    check(box)
+    assert box.stored_bytes(b"c/c/y") == b"y"
+    assert box.stored_bytes(b"a/c/x") == b"x"
+
+
 def test_a_directory_that_goes_and_comes_back_before_it_was_stored(box: TestVolume) -> None:
     box.mkdir(b"a")
     box.rename(b"a", b"b")
