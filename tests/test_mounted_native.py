@@ -89,10 +89,11 @@ class NativeMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         assert self.node.mount is not None
-        self.name = f"case-{next(self.cases)}"
+        # A symbolic link at the top may lead to `../a`: that is the case's own, too.
+        self.name = f"case-{next(self.cases)}/tree"
         self.roots = (self.node.mount / BUCKET / self.name, self.disk / self.name)
         for root in self.roots:
-            root.mkdir()
+            root.mkdir(parents=True)
         self.handles: list[Handle] = []
 
     def teardown(self) -> None:
