@@ -26,17 +26,22 @@ _REACHED = re.compile(r"^LOG DUMP \((\d+) total operations\)", re.MULTILINE)
 
 
 def cases(
-    built: Path, directory: Path, left: Path, operations: int, seeds: list[int]
+    built: Path,
+    directory: Path,
+    left: Path,
+    variants: list[str],
+    operations: int,
+    seeds: list[int],
 ) -> Iterator[Case]:
-    """Every variant with every seed, each for that many operations. `left`: for what is to be
+    """Each variant with every seed, each for that many operations. `left`: for what is to be
     looked at after a failure."""
-    for variant, options in VARIANTS.items():
+    for variant in variants:
         for seed in seeds:
             file = directory / f"fsx-{seed}"
             command = [
                 str(built / "fsx"),
                 *("-q", "-N", str(operations), "-S", str(seed), "-P", str(left)),
-                *options,
+                *VARIANTS[variant],
                 str(file),
             ]
             timeout_s = 120 + operations / _PER_SECOND

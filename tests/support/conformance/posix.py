@@ -60,7 +60,7 @@ def main() -> None:
         "--only",
         default="",
         metavar="PATTERN",
-        help="only `pjdfstest GROUP/FILE`, `fsx`, `fsstress` that match",
+        help="only `pjdfstest GROUP/FILE`, `fsx VARIANT`, `fsstress` that match",
     )
     parser.add_argument("--operations", type=int, default=20_000, help="of each run of fsx")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="of fsx and fsstress")
@@ -139,8 +139,8 @@ def run_suites(plan: Plan, directory: Path) -> Iterator[Case]:
         place.rmdir()
     if "xfstests" in plan.built:
         built = plan.built["xfstests"]
-        if plan.chosen("fsx")(""):
-            yield from fsx.cases(built, directory, LEFT, plan.operations, plan.seeds)
+        variants = [variant for variant in fsx.VARIANTS if plan.chosen("fsx")(variant)]
+        yield from fsx.cases(built, directory, LEFT, variants, plan.operations, plan.seeds)
         if plan.chosen("fsstress")(""):
             for seed in plan.seeds:
                 place = directory / f"fsstress-{seed}"
