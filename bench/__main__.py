@@ -14,22 +14,33 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench import listing, mount, s3
+from bench import growth, mount, s3
 from bench.rounds import Row
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="script/bench", description=__doc__)
-    parser.add_argument("what", nargs="*", choices=["s3", "mount", "list", []], help="default: all")
+    parser.add_argument(
+        "what", nargs="*", choices=["s3", "mount", "growth", []], help="default: all"
+    )
     parser.add_argument("--rounds", type=int, default=5, help="alternating rounds (default 5)")
     parser.add_argument("--seconds", type=int, default=3, help="of load in a round (default 3)")
     parser.add_argument("--gateways", type=int, default=1, help="gateway processes (default 1)")
     parser.add_argument("--megabytes", type=int, default=512, help="size of the large file")
     parser.add_argument("--entries", type=int, default=10_000, help="names in the large directory")
+    parser.add_argument(
+        "--objects",
+        type=int,
+        nargs="+",
+        default=[10_000, 100_000, 1_000_000],
+        help="sizes of the nodes of `growth`; each object takes 500 B of disk",
+    )
+    parser.add_argument("--whole", action="store_true", help="a node of 10,000,000 objects, too")
+    parser.add_argument("--chart", type=Path, default=Path("growth.svg"), help="of `growth`")
     parser.add_argument("--json", type=Path, default=Path("bench-results.json"))
     parser.add_argument("--directory", type=Path, help="where to work; default: a temporary one")
     arguments = parser.parse_args()
-    what = arguments.what or ["s3", "mount", "list"]
+    what = arguments.what or ["s3", "mount", "growth"]
     work = Path(tempfile.mkdtemp(prefix="forebay-bench-", dir=arguments.directory))
     rows: list[Row] = []
     try:
@@ -41,8 +52,12 @@ def main() -> None:
             rows += mount.run(
                 work / "mount", arguments.rounds, arguments.megabytes, arguments.entries
             )
-        if "list" in what:
-            rows += listing.run(work / "list", arguments.rounds)
+        if "growth" in what:
+            (work / "growth").mkdir()
+            sizes = arguments.objects + [10_000_000] * arguments.whole
+            rows += growth.run(
+                work / "growth", sizes, arguments.rounds, arguments.seconds, arguments.chart
+            )
     finally:
         shutil.rmtree(work, ignore_errors=True)
     show(rows)

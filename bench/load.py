@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import boto3
@@ -56,14 +57,27 @@ def wrk(
     seconds: int,
     method: str = "GET",
     body: Path | None = None,
+    headers: Sequence[str] = (),
 ) -> float:
     """Requests per second; RuntimeError when any answer was not a success."""
     listing = work / f"paths-{os.getpid()}.txt"
     listing.write_text("\n".join(paths) + "\n")
     script = work / f"load-{os.getpid()}.lua"
     script.write_text(_SCRIPT.format(paths=listing, body=body or "", method=method))
+    more = [argument for header in headers for argument in ("-H", header)]
     done = subprocess.run(
-        ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "30s", "-s", script, url],
+        [
+            "wrk",
+            *more,
+            "-t1",
+            f"-c{connections}",
+            f"-d{seconds}s",
+            "--timeout",
+            "30s",
+            "-s",
+            script,
+            url,
+        ],
         capture_output=True,
         text=True,
         check=True,
