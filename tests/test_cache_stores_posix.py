@@ -25,6 +25,7 @@ from cache.records import Kind
 from cache.stores import beneath
 from cache.stores.base import ABSENT, StoredAttributes
 from cache.stores.posix import PosixStore, PosixStoreConfig
+from cache.stores.posix_listing import Listing
 from tests.support.waiting import wait_until
 
 PLAIN = StoredAttributes()
@@ -402,6 +403,35 @@ def test_large_directory_is_listed_page_by_page_without_reading_it_again(
     (directory / "aaa").touch()
     page = store.list(b"big/", delimiter=True, marker=b"big/9")
     assert [entry.key for entry in page.entries] == [b"big/aaa"]
+
+
+def test_a_page_begins_where_the_last_one_ended(
+    store: PosixStore, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not walk over all the entries before: a million of them would be walked over in each
+    of a thousand pages."""
+    directory = root / "big" / "within"
+    directory.mkdir(parents=True)
+    for number in range(500):
+        (directory / f"{number:05d}").touch()
+    walked = 0
+    grouped = Listing._grouped
+
+    def counted(
+        listing: Listing, directories: list[tuple[bytes, ...]], base: bytes, first: bytes
+    ) -> Iterator[tuple[bytes, list[tuple[bytes, ...]]]]:
+        nonlocal walked
+        for found in grouped(listing, directories, base, first):
+            walked += 1
+            yield found
+
+    monkeypatch.setattr(Listing, "_grouped", counted)
+    for prefix, delimiter in ((b"big/within/", True), (b"big/within/004", True), (b"", False)):
+        walked = 0
+        marker = b"big/within/00480"
+        page = store.list(prefix, delimiter=delimiter, marker=marker, limit=5)
+        assert [e.key[-5:] for e in page.entries] == [b"%05d" % n for n in range(481, 486)]
+        assert walked < 12
 
 
 def test_deep_keys_do_not_exhaust_stack_or_descriptors(store: PosixStore) -> None:

@@ -20,9 +20,11 @@ import os
 import stat
 import threading
 import time
+from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from operator import attrgetter
+from typing import NamedTuple
 
 from cache.errors import StoreUnavailable
 from cache.stores import posix_attributes, posix_directories
@@ -43,9 +45,9 @@ with the kernel's tick (4 ms), NFS clients cache attributes for seconds."""
 _GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class _Entry:
-    """What continues a key, and where it lies. Of two with one name the native one is first."""
+class _Entry(NamedTuple):
+    """What continues a key, and where it lies. Of two with one name the native one is first. A
+    tuple, since a million of them are sorted before the first is shown."""
 
     suffix: bytes  # the component, with / for a directory
     is_escaped: bool
@@ -112,7 +114,7 @@ class Listing:
         # The prefix itself, when it is a directory: S3 lists the marker `a/` under prefix `a/`.
         if base and base == prefix and directories and base > marker:
             yield base, directories[0]
-        stack = [self._grouped(directories, base)]
+        stack = [self._grouped(directories, base, _first(base, prefix, marker))]
         while stack:
             found = next(stack[-1], None)
             if found is None:
@@ -129,13 +131,18 @@ class Listing:
             if key > marker and key.startswith(prefix):
                 yield key, paths[0]
             if is_directory and not delimiter and (key > marker or marker.startswith(key)):
-                stack.append(self._grouped(paths, key))
+                stack.append(self._grouped(paths, key, _first(key, prefix, marker)))
 
-    def _grouped(self, directories: list[Path], base: bytes) -> Iterator[tuple[bytes, list[Path]]]:
-        """The entries of one directory of keys, sorted; entries of one key together."""
+    def _grouped(
+        self, directories: list[Path], base: bytes, first: bytes
+    ) -> Iterator[tuple[bytes, list[Path]]]:
+        """The entries of one directory of keys, sorted, from the suffix `first` on; entries of one
+        key together."""
         group: list[Path] = []
         suffix = b""
-        for entry in self._entries(tuple(directories)):
+        entries = self._entries(tuple(directories))
+        for index in range(bisect_left(entries, first, key=attrgetter("suffix")), len(entries)):
+            entry = entries[index]
             if group and entry.suffix != suffix:
                 yield base + suffix, group
                 group = []
@@ -218,6 +225,19 @@ class Listing:
             return None
         finally:
             os.close(directory)
+
+
+def _first(base: bytes, prefix: bytes, marker: bytes) -> bytes:
+    """The first suffix in the directory of the keys `base` that may be listed, or may have below it
+    what is. Without it each page would walk over all that came before."""
+    first = b""
+    if marker.startswith(base):
+        component, slash, _ = marker[len(base) :].partition(b"/")
+        first = component + slash
+    if prefix.startswith(base):
+        component, slash, _ = prefix[len(base) :].partition(b"/")
+        first = max(first, component + slash)
+    return first
 
 
 def describe_at(directory: int, name: bytes, key: bytes) -> StoredObject:
