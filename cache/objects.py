@@ -214,10 +214,11 @@ class Objects:
         cost as much as the rest of an entry; else only of those that have a storage class.
         """
         record = self._buckets.get(bucket)
+        classed = InodeFlag.CLASSED.value  # its own `&` is slow, and this is each key's
 
         def make(txn: Txn, key: bytes, inode: Inode) -> Object:
             found = namespace.NO_ATTRIBUTES
-            if attributes or inode.flags & InodeFlag.CLASSED:
+            if attributes or inode.flags & classed:
                 found = namespace.object_attributes(txn, inode)
             return Object(bucket, key, inode, found)
 

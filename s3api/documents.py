@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import formatdate
-from functools import lru_cache
-from typing import Any
+from functools import cache, lru_cache
+from typing import Any, NamedTuple
 from xml.parsers import expat
 
 from s3api.errors import S3Error, xml_text
@@ -168,37 +168,62 @@ def write_document(root: str, shape: Shape, values: Mapping[str, Any]) -> bytes:
     return "".join(parts).encode()
 
 
-def _write_members(parts: list[str], shape: Shape, values: Mapping[str, Any]) -> None:
+class _Written(NamedTuple):
+    """How a member of a structure is written."""
+
+    member: str
+    name: str
+    shape: Shape  # of a list: of what is in it
+    is_list: bool
+    around: str  # the element that a list's own are in; empty for none
+
+
+@cache
+def _written(shape: Shape) -> tuple[_Written, ...]:
+    """Those of a structure, in the model's order: looked up once, not for each key of a listing."""
+    found = []
     for member in shape.members.values():
-        value = values.get(member.name)
-        if value is None or member.location or member.attribute:
+        if member.location or member.attribute:
             continue
-        member_shape = MODEL.shapes[member.shape]
-        name = _element_name(member)
-        if member_shape.kind == "list":
-            element_shape = _element_shape(member_shape)
-            if member_shape.flattened or member.flattened:
-                for element in value:
-                    _write(parts, name, element_shape, element)
-            else:
-                parts.append(f"<{name}>")
-                for element in value:
-                    _write(parts, member_shape.element_wire_name, element_shape, element)
-                parts.append(f"</{name}>")
+        of, name = MODEL.shapes[member.shape], _element_name(member)
+        if of.kind != "list":
+            found.append(_Written(member.name, name, of, False, ""))
+        elif of.flattened or member.flattened:
+            found.append(_Written(member.name, name, _element_shape(of), True, ""))
         else:
-            _write(parts, name, member_shape, value)
+            inner = of.element_wire_name
+            found.append(_Written(member.name, inner, _element_shape(of), True, name))
+    return tuple(found)
 
 
-def _write(parts: list[str], name: str, shape: Shape, value: Any) -> None:
-    if shape.kind != "structure":
-        parts.append(f"<{name}>{xml_text(scalar_text(value, shape))}</{name}>")
-        return
+@cache
+def _attributes(shape: Shape) -> tuple[Member, ...]:
+    return tuple(member for member in shape.members.values() if member.attribute)
+
+
+def _write_members(parts: list[str], shape: Shape, values: Mapping[str, Any]) -> None:
+    for member, name, of, is_list, around in _written(shape):
+        value = values.get(member)
+        if value is None:
+            continue
+        if around:
+            parts.append(f"<{around}>")
+        for each in value if is_list else (value,):
+            if of.kind == "structure":
+                _write_structure(parts, name, of, each)
+            else:
+                parts.append(f"<{name}>{xml_text(scalar_text(each, of))}</{name}>")
+        if around:
+            parts.append(f"</{around}>")
+
+
+def _write_structure(parts: list[str], name: str, shape: Shape, values: Mapping[str, Any]) -> None:
     opening = name
-    for member in shape.members.values():
-        if member.attribute and member.name in value:
-            opening = f'{name} xmlns:xsi="{_XSI}" {member.wire_name}="{value[member.name]}"'
+    for member in _attributes(shape):
+        if member.name in values:
+            opening = f'{name} xmlns:xsi="{_XSI}" {member.wire_name}="{values[member.name]}"'
     parts.append(f"<{opening}>")
-    _write_members(parts, shape, value)
+    _write_members(parts, shape, values)
     parts.append(f"</{name}>")
 
 
@@ -217,8 +242,14 @@ def scalar_text(value: Any, shape: Shape, timestamp_format: str = "iso8601") -> 
 
 def iso8601(ns: int) -> str:
     """`2026-11-20T12:34:56.789Z`, as in S3's listings."""
-    moment = datetime.fromtimestamp(ns // 1_000_000_000, UTC)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{ns // 1_000_000 % 1000:03}Z"
+    minute, ms = divmod(ns // 1_000_000, 60_000)
+    return f"{_iso8601_minute(minute)}{ms // 1000:02}.{ms % 1000:03}Z"
+
+
+@lru_cache(1024)
+def _iso8601_minute(minute: int) -> str:
+    """`2026-11-20T12:34:`. Kept, since what is listed together was often written together."""
+    return f"{datetime.fromtimestamp(minute * 60, UTC):%Y-%m-%dT%H:%M:}"
 
 
 def http_date(ns: int) -> str:

@@ -9,7 +9,7 @@ Codes, statuses and messages follow Amazon's list of error responses.
 from __future__ import annotations
 
 import errno
-from xml.sax.saxutils import escape
+import re
 
 from cache import errors as cache_errors
 
@@ -404,15 +404,16 @@ def error_document(error: S3Error, *, resource: str, request_id: str, host_id: s
     return f'<?xml version="1.0" encoding="UTF-8"?>\n<Error>{body}</Error>'.encode()
 
 
-_REFERENCES = {
-    '"': "&quot;",  # not needed in a text, but Amazon does it, and some clients look for it
-    **{chr(code): f"&#x{code:x};" for code in range(0x20) if chr(code) not in "\t\n"},
-}
+_REFERENCES = {code: f"&#x{code:x};" for code in range(0x20) if chr(code) not in "\t\n"}
+_RARE = re.compile(r"[\x00-\x08\x0b-\x1f\ud800-\udfff]")
 
 
 def xml_text(text: str) -> str:
     """Escape text for an element. Control characters, which XML 1.0 cannot hold, are written as
     references as Amazon does; a lone surrogate becomes a question mark."""
-    if text.isalnum() and text.isascii():
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    # Not needed in a text, but Amazon does it, and some clients look for it.
+    text = text.replace('"', "&quot;")
+    if _RARE.search(text) is None:
         return text
-    return escape(text.encode("utf-8", "replace").decode("utf-8"), _REFERENCES)
+    return text.encode("utf-8", "replace").decode("utf-8").translate(_REFERENCES)
