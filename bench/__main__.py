@@ -14,15 +14,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench import growth, mount, s3
+from bench import cold, growth, mount, s3, training
 from bench.rounds import Row
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="script/bench", description=__doc__)
-    parser.add_argument(
-        "what", nargs="*", choices=["s3", "mount", "growth", []], help="default: all"
-    )
+    choices = ["s3", "mount", "growth", "cold", "training"]
+    parser.add_argument("what", nargs="*", choices=[*choices, []], help="default: all")
     parser.add_argument("--rounds", type=int, default=5, help="alternating rounds (default 5)")
     parser.add_argument("--seconds", type=int, default=3, help="of load in a round (default 3)")
     parser.add_argument("--gateways", type=int, default=1, help="gateway processes (default 1)")
@@ -37,10 +36,14 @@ def main() -> None:
     )
     parser.add_argument("--whole", action="store_true", help="a node of 10,000,000 objects, too")
     parser.add_argument("--chart", type=Path, default=Path("growth.svg"), help="of `growth`")
+    parser.add_argument("--bound", type=float, default=100, help="MB/s of the wire to a far store")
+    parser.add_argument("--delay", type=float, default=20, help="ms that a request takes there")
+    parser.add_argument("--shards", type=int, default=4, help="of 100 MiB, for `training`")
+    parser.add_argument("--quick", action="store_true", help="less data over the wire")
     parser.add_argument("--json", type=Path, default=Path("bench-results.json"))
     parser.add_argument("--directory", type=Path, help="where to work; default: a temporary one")
     arguments = parser.parse_args()
-    what = arguments.what or ["s3", "mount", "growth"]
+    what = arguments.what or choices
     work = Path(tempfile.mkdtemp(prefix="forebay-bench-", dir=arguments.directory))
     rows: list[Row] = []
     try:
@@ -58,6 +61,7 @@ def main() -> None:
             rows += growth.run(
                 work / "growth", sizes, arguments.rounds, arguments.seconds, arguments.chart
             )
+        rows += _far(work, what, arguments)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     show(rows)
@@ -65,6 +69,18 @@ def main() -> None:
     arguments.json.write_text(
         json.dumps({"machine": machine, "rows": [asdict(row) for row in rows]}, indent=1)
     )
+
+
+def _far(work: Path, what: list[str], arguments: argparse.Namespace) -> list[Row]:
+    """What is measured over a wire."""
+    rows: list[Row] = []
+    wire = arguments.bound, arguments.delay / 1000
+    if "cold" in what:
+        sizes = cold.QUICK if arguments.quick else cold.Sizes()
+        rows += cold.run(work / "cold", arguments.rounds, *wire, sizes)
+    if "training" in what:
+        rows += training.run(work / "training", *wire, 1 if arguments.quick else arguments.shards)
+    return rows
 
 
 def show(rows: list[Row]) -> None:
