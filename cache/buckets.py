@@ -281,7 +281,7 @@ class Buckets:
             self._index.commit(change)
             return changed
 
-    def _hold_settings(self, name: str) -> AbstractContextManager[None]:
+    def _hold_settings(self, name: str) -> AbstractContextManager[bool]:
         deadline_s = self._config.cache.fetch_deadline_s
         return self._locks.hold("settings", name, deadline_s=deadline_s)
 

@@ -1,14 +1,14 @@
-"""One cell on its way from the store into a segment, and the readers who follow it.
+"""A range on its way from the store into segments, and the readers who follow it.
 
 The filler writes to its segment at the store's speed; readers follow behind it, each at its own,
-by reading back what is there. So a slow client holds no lock and no memory, and a cell that ten
-readers want is fetched once. Thread-safe.
+by reading back what is there. So a slow client holds no lock and no memory, and a range that ten
+readers want is fetched once. What of the range was cached before is skipped: followers are told,
+and read it elsewhere. Thread-safe.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 
 from cache.contents import Staged
 from cache.errors import DeadlineExceeded
@@ -17,16 +17,19 @@ _PIECE_BYTES = 1 << 20
 
 
 class CellFill:
-    """The fill of bytes [start, stop) of an inode. Whoever uses it enters with join() and ends
-    with leave(); the last one gives the segment back."""
+    """The fill of bytes [start, stop) of an inode, all of one cell. Whoever uses it enters with
+    join() and ends with leave(); the last one gives the segments back."""
 
-    def __init__(self, start: int, stop: int) -> None:
+    def __init__(self, start: int, stop: int, *, ahead: bool = False) -> None:
         self.start = start
         self.stop = stop
+        self.ahead = ahead
+        """Nobody waits for it yet. Its owner's lock guards this."""
         self.error: BaseException | None = None
         self._changed = threading.Condition()
-        self._staged: Staged | None = None
-        self._available = start
+        self._parts: list[tuple[int, Staged]] = []  # in order, with the first byte of each
+        self._available = start  # all before this is in a part, or was skipped
+        self._claimed = False
         self._finished = False
         self._users = 0
 
@@ -37,26 +40,34 @@ class CellFill:
     def leave(self) -> None:
         with self._changed:
             self._users -= 1
-            staged = self._staged if not self._users else None
-        if staged is not None:
+            parts = [] if self._users else self._parts
+        for _, staged in parts:
             staged.release()
 
     # ------------------------------------------------------------------ the filler's side
 
-    def begin(self, staged: Staged) -> None:
-        """The bytes will go there."""
-        self._staged = staged
+    def claim(self) -> bool:
+        """Whether the caller is the one to fill it: true once."""
+        with self._changed:
+            claimed, self._claimed = self._claimed, True
+            return not claimed
+
+    def begin(self, start: int, staged: Staged) -> None:
+        """The bytes from `start` on will go there; what was before them was cached already."""
+        with self._changed:
+            self._parts.append((start, staged))
+            self._available = start
+            self._changed.notify_all()
 
     def write(self, chunk: bytes) -> None:
         """Append; followers may read it at once. CacheFull, OSError."""
-        assert self._staged is not None
-        self._staged.write(chunk)
+        self._parts[-1][1].write(chunk)
         with self._changed:
             self._available += len(chunk)
             self._changed.notify_all()
 
     def finish(self, error: BaseException | None = None) -> None:
-        """No more will come: the cell is cached now, or `error` says why not."""
+        """No more will come: the range is cached now, or `error` says why not."""
         with self._changed:
             self.error = error
             self._finished = True
@@ -70,21 +81,23 @@ class CellFill:
             if not self._changed.wait_for(lambda: self._finished, deadline_s):
                 raise DeadlineExceeded(f"bytes from {self.start} took too long")
 
-    def follow(self, start: int, stop: int, deadline_s: float) -> Iterator[bytes]:
-        """Yield bytes of [start, stop) as they come, from `start` on; ends early when the fill
-        ended before `stop` was there. deadline_s: longest wait for the next bytes."""
-        position = start
-        while position < stop:
-            with self._changed:
-                there = self._changed.wait_for(
-                    lambda: self._finished or self._available > position,  # noqa: B023  called in this turn only
-                    deadline_s,
-                )
-                available = min(stop, self._available)
-            if not there:
-                raise DeadlineExceeded(f"bytes from {position} took too long")
-            if available <= position or self._staged is None:
-                return
-            length = min(available - position, _PIECE_BYTES)
-            yield self._staged.read_back(position - self.start, length)
-            position += length
+    def read(self, start: int, stop: int, deadline_s: float) -> bytes:
+        """Bytes from `start` on, at most to `stop`, as soon as there are any; b"" if none will
+        come: they were skipped, or the fill ended before. deadline_s: longest wait."""
+        with self._changed:
+            there = self._changed.wait_for(
+                lambda: self._finished or self._available > start, deadline_s
+            )
+            available = min(stop, self._available)
+            part = next((p for p in reversed(self._parts) if p[0] <= start), None)
+        if not there:
+            raise DeadlineExceeded(f"bytes from {start} took too long")
+        if part is None or available <= start:
+            return b""
+        first, staged = part
+        return staged.read_back(start - first, min(available - start, _PIECE_BYTES))
+
+    def skipped_to(self, start: int, stop: int) -> int:
+        """Where the bytes that read() had nothing of end: the next part, or `stop`."""
+        with self._changed:
+            return min([stop, *(first for first, _ in self._parts if first > start)])

@@ -53,8 +53,9 @@ class CacheConfig:
     """Names persisted to the stores at the same time."""
     persist_delay_ms: int = 200
     """Age at which a dirty name is persisted: a file just created is usually written next."""
-    fetch_workers: int = 8
-    """Ranges fetched ahead from the stores at the same time, in each process."""
+    fetch_workers: int = 16
+    """Ranges that readers wait for, fetched from the stores at the same time, in each process; up
+    to as many again are fetched ahead of readers."""
     fetch_deadline_s: float = 30.0
     """Longest that a reader waits for one range from a store."""
     default_uid: int = 0

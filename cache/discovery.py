@@ -28,7 +28,7 @@ from cache.index import Index, Table, Txn
 from cache.locks import NodeLocks
 from cache.namespace import Place
 from cache.records import ROOT, Bucket, Inode, Kind
-from cache.stores.base import Store, StoredObject, StoredPrefix
+from cache.stores.base import Opened, Store, StoredObject, StoredPrefix
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +36,9 @@ _BATCH = 500
 _HEADS_AT_ONCE = 16
 _ASKS_MAX = 10
 _LINK_MAX_BYTES = 4096
+
+Ask = Callable[[Store, bytes], StoredObject]
+"""A question to a store about one of its keys. StoreNotFound."""
 
 
 class Discovery:
@@ -247,12 +250,39 @@ class Discovery:
         Cheaper than listing a directory: one request. StoreUnavailable when there is no answer
         and the key is unknown.
         """
+        self._learn_key(bucket, key, lambda store, stored_key: store.head(stored_key))
+
+    def open_key(self, bucket: Bucket, key: bytes, start: int, stop: int) -> Opened | None:
+        """As learn_key, with the bytes [start, stop) on their way behind the answer, where the
+        store can do that: the caller closes it."""
+        opened: Opened | None = None
+
+        def close() -> None:
+            nonlocal opened
+            if opened is not None:
+                opened.close()
+                opened = None
+
+        def ask(store: Store, stored_key: bytes) -> StoredObject:
+            nonlocal opened
+            close()
+            opened = store.open(stored_key, start, stop)
+            return store.head(stored_key) if opened is None else opened.found
+
+        try:
+            self._learn_key(bucket, key, ask)
+        except BaseException:
+            close()
+            raise
+        return opened
+
+    def _learn_key(self, bucket: Bucket, key: bytes, ask: Ask) -> None:
         for _ in range(_ASKS_MAX):
-            if self._learn_key_at(bucket, key):
+            if self._learn_key_at(bucket, key, ask):
                 return
         raise StoreUnavailable(f"the directories of {key!r} are renamed faster than it is found")
 
-    def _learn_key_at(self, bucket: Bucket, key: bytes) -> bool:
+    def _learn_key_at(self, bucket: Bucket, key: bytes, ask: Ask) -> bool:
         """False if the store followed a rename meanwhile: its answer means nothing."""
         store = self._buckets.store(bucket)
         with self._index.read() as txn:
@@ -260,7 +290,7 @@ class Discovery:
             has_place = namespace.locate(txn, bucket.root, key) is not None
         asked_ns = time.monotonic_ns()
         try:
-            found: StoredObject | None = store.head(stored_key)
+            found: StoredObject | None = ask(store, stored_key)
         except StoreNotFound:
             found = None
         there = True

@@ -32,29 +32,31 @@ class NodeLocks:
         self._path = path
 
     @contextlib.contextmanager
-    def hold(self, *name: object, shared: bool = False, deadline_s: float) -> Iterator[None]:
-        """Hold the lock of this name. DeadlineExceeded when it is not free in time."""
+    def hold(self, *name: object, shared: bool = False, deadline_s: float) -> Iterator[bool]:
+        """Hold the lock of this name. DeadlineExceeded when it is not free in time. The block is
+        given whether somebody else had it."""
         digest = hashlib.blake2b(repr(name).encode(), digest_size=7).digest()
         kind = fcntl.F_RDLCK if shared else fcntl.F_WRLCK
         request = _FLOCK.pack(kind, os.SEEK_SET, int.from_bytes(digest, "big"), 1, 0)
         fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            self._acquire(fd, request, name, deadline_s)
-            yield
+            yield self._acquire(fd, request, name, deadline_s)
         finally:
             os.close(fd)  # and with it the lock
 
     @staticmethod
-    def _acquire(fd: int, request: bytes, name: tuple[object, ...], deadline_s: float) -> None:
+    def _acquire(fd: int, request: bytes, name: tuple[object, ...], deadline_s: float) -> bool:
         end = time.monotonic() + deadline_s
         pause = _PAUSE_MIN_S
+        waited = False
         while True:
             try:
                 fcntl.fcntl(fd, fcntl.F_OFD_SETLK, request)
             except (BlockingIOError, PermissionError):
+                waited = True
                 if time.monotonic() > end:
                     raise DeadlineExceeded(f"lock {name!r} was held too long") from None
                 time.sleep(pause)
                 pause = min(_PAUSE_MAX_S, pause * 1.5)
             else:
-                return
+                return waited

@@ -24,6 +24,7 @@ from cache.errors import (
     StaleContent,
     StoreUnavailable,
 )
+from cache.first_reads import FirstReads, Range
 from cache.fitting import check_fits
 from cache.index import Index, Table, Txn
 from cache.listing import Lister, Listing
@@ -79,20 +80,30 @@ class Objects:
         self._admission = admission
         self._publisher = publisher
         self._versioning = versioning
+        self.first_reads: FirstReads | None = None
+        """Set where objects are read: with it an unknown one costs one trip to the store."""
         self._lister = Lister(index, discovery)
         self._version_lister = VersionLister(index, discovery)
 
     # ------------------------------------------------------------------ reading
 
-    def get(self, bucket: str, key: bytes, version_id: str | None = None) -> Object:
+    def get(
+        self,
+        bucket: str,
+        key: bytes,
+        version_id: str | None = None,
+        *,
+        reading: Range | None = None,
+    ) -> Object:
         """The current version, or the one of this id, which may be a delete marker. NoSuchBucket,
         NoSuchKey (DeleteMarkerFound), NoSuchVersion; StoreUnavailable when only the store would
-        know."""
+        know. reading: the bytes that will be read next, so that the store need not be asked twice.
+        """
         if version_id is not None:
             return self._get_version(bucket, key, version_id)
         found = self.get_now(bucket, key)
         if found is None:
-            found = self._ask(self._buckets.get(bucket), key)
+            found = self._ask(self._buckets.get(bucket), key, reading)
         return found
 
     def get_now(self, bucket: str, key: bytes) -> Object | None:
@@ -153,11 +164,16 @@ class Objects:
                 return None  # a segment was reclaimed just now: the patient way looks again
 
     def open(
-        self, bucket: str, key: bytes, version_id: str | None = None
+        self,
+        bucket: str,
+        key: bytes,
+        version_id: str | None = None,
+        *,
+        reading: Range | None = None,
     ) -> tuple[Object, Snapshot]:
         """As get, with the bytes as of now. Close the snapshot."""
         while True:
-            found = self.get(bucket, key, version_id)
+            found = self.get(bucket, key, version_id, reading=reading)
             snapshot = self._contents.open(found.inode.id)
             # Replaced and reaped, or rewritten through the mount, between the two looks: again.
             if snapshot is None:
@@ -179,10 +195,13 @@ class Objects:
             parent = dentry.inode
         return self._discovery.is_known(txn, namespace.get(txn, parent))
 
-    def _ask(self, bucket: Bucket, key: bytes) -> Object:
+    def _ask(self, bucket: Bucket, key: bytes, reading: Range | None) -> Object:
         """Look a key up after asking the store for it. NoSuchKey, StoreUnavailable."""
         try:
-            self._discovery.learn_key(bucket, key)
+            if reading is None or self.first_reads is None:
+                self._discovery.learn_key(bucket, key)
+            else:
+                self.first_reads.learn_key(bucket, key, reading)
         except StoreUnavailable:
             with self._index.read() as txn:
                 known = find(txn, bucket, key)

@@ -37,6 +37,8 @@ _OVERLAY_MAX = 2048
 _ADMIT_EVERY_BYTES = 8 << 20
 _SNAPSHOT_AGE_S = 1.0
 _READ_AHEAD_MAX = 32 << 20
+_IN_ORDER_BYTES = 2 << 20
+"""The kernel's own read-ahead comes in pieces of at most 1 MiB, and not always in order."""
 _LOOKED_UP_AT_ONCE_MAX = 16 << 20
 
 
@@ -261,7 +263,8 @@ class OpenFile:
 
     def _read_ahead(self, snapshot: Snapshot, start: int, stop: int) -> None:
         """Fetch ahead of a reader in order, twice as far each time it comes to the end of that."""
-        if start != self._read_stop:
+        in_order = abs(start - self._read_stop) <= _IN_ORDER_BYTES
+        if not in_order:
             self._ahead, self._ahead_stop = 0, stop
         self._read_stop = stop
         if not snapshot.missing(start, min(snapshot.size, stop)):
@@ -269,7 +272,7 @@ class OpenFile:
             if not ahead:
                 return
         self._snapshot_until = 0.0  # what is fetched now is in the next snapshot
-        if stop + self._ahead // 2 >= self._ahead_stop:
+        if in_order and stop + self._ahead // 2 >= self._ahead_stop:
             self._ahead = min(_READ_AHEAD_MAX, max(2 * self._ahead, 4 << 20))
             begin = max(stop, self._ahead_stop)
             end = min(snapshot.size, stop + self._ahead)

@@ -25,6 +25,7 @@ from cache.discovery import Discovery
 from cache.errors import CacheError
 from cache.fetch import Fetcher
 from cache.files import Files
+from cache.first_reads import FirstReads
 from cache.index import Index
 from cache.keyring import Keyring
 from cache.keys import Keys
@@ -100,6 +101,9 @@ class Volume:
             self.admission,
             publisher,
             self.versioning,
+        )
+        self.objects.first_reads = FirstReads(
+            self.index, self.buckets, self.discovery, self.fetcher, locks, cache.fetch_deadline_s
         )
         self.uploads = Uploads(
             self.index,

@@ -177,6 +177,30 @@ def parse_range(text: str, size_bytes: int) -> Range | None:
     return Range(start, stop, size_bytes)
 
 
+_LARGEST_BYTES = 1 << 53
+_MAY_READ_NOTHING = (
+    "IfModifiedSince",
+    "IfNoneMatch",
+    "IfUnmodifiedSince",
+    "PartNumber",
+    "VersionId",
+)
+
+
+def wanted_range(values: Mapping[str, Any]) -> tuple[int, int | None] | None:
+    """First byte, and the one after the last (None: to the end), that a GET is going to read of an
+    object of which nothing is known yet; None if that, too, depends on the object."""
+    if any(name in values for name in _MAY_READ_NOTHING):
+        return None
+    match = _RANGE.fullmatch(values.get("Range", "bytes=0-").strip())
+    if match is None or not match[1] or int(match[1]) > _LARGEST_BYTES:
+        return None
+    start = int(match[1])
+    if not match[2]:
+        return start, None
+    return (start, int(match[2]) + 1) if start <= int(match[2]) else None
+
+
 _COPY_RANGE = re.compile(r"bytes=(\d{1,19})-(\d{1,19})")
 
 

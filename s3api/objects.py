@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -32,6 +33,7 @@ from s3api.conditions import (
     check_read,
     parse_range,
     part_range,
+    wanted_range,
 )
 from s3api.customer_keys import COPY_SOURCE_MEMBERS, CUSTOMER_MEMBERS
 from s3api.encryption import (
@@ -171,7 +173,10 @@ async def _open(call: Call) -> tuple[Object, Snapshot]:
     version_id = version_of(call)
     found = objects.open_now(call.bucket, call.key) if version_id is None else None
     if found is None:
-        found = await call.threads.metadata(objects.open, call.bucket, call.key, version_id)
+        reading = wanted_range(call.input)
+        found = await call.threads.metadata(
+            partial(objects.open, reading=reading), call.bucket, call.key, version_id
+        )
     return found
 
 

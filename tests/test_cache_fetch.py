@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import threading
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -13,10 +14,12 @@ import pytest
 
 from cache.config import MIB
 from cache.errors import DeadlineExceeded, StaleContent, StoreUnavailable
+from cache.fetch import GRAIN_BYTES
 from cache.locks import NodeLocks
 from cache.stores.base import StoredAttributes
 from tests.support.fault_store import no_fault, unavailable
 from tests.support.volume import BUCKET, TestVolume, box, some_bytes
+from tests.support.waiting import wait_until
 
 __all__ = ["box"]
 
@@ -38,7 +41,7 @@ def cold(box: TestVolume, key: bytes = b"a", size: int = SIZE) -> bytes:
 def test_a_range_fetches_its_cells_and_no_more(box: TestVolume) -> None:
     data = cold(box)
     cell = box.volume.segments.extent_max
-    assert box.get(b"a", cell + 5, cell + 10) == data[cell + 5 : cell + 10]
+    assert box.get(b"a", cell + 5, 2 * cell - 10) == data[cell + 5 : 2 * cell - 10]
     assert box.store.read_bytes == cell
     assert box.get(b"a", cell, 2 * cell) == data[cell : 2 * cell]
     assert box.store.read_bytes == cell
@@ -47,6 +50,91 @@ def test_a_range_fetches_its_cells_and_no_more(box: TestVolume) -> None:
     assert box.get(b"a") == data
     assert box.store.read_bytes == SIZE
     box.check()
+
+
+def large_cells(root: Path) -> TestVolume:
+    """Cells of 4 MiB, as by default."""
+    return TestVolume(root, capacity_bytes=512 * MIB, segment_bytes=32 * MIB)
+
+
+def test_what_is_fetched_for_reads_at_random_grows_with_them(tmp_path: Path) -> None:
+    box = large_cells(tmp_path)
+    try:
+        data = cold(box, size=12 * MIB)
+
+        total = 0
+
+        def cached() -> int:
+            _, snapshot = box.volume.objects.open(BUCKET, b"a")
+            with snapshot:
+                missing = snapshot.missing(0, snapshot.size)
+            return len(data) - sum(stop - start for start, stop in missing)
+
+        def read(start: int, fetched: int) -> None:
+            """A read of 1,000 bytes, which has so much fetched, as far as it waits for that."""
+            nonlocal total
+            total += fetched
+            assert box.get(b"a", start, start + 1000) == data[start : start + 1000]
+            wait_until(lambda: cached() >= total, f"{total} bytes fetched")
+            assert box.store.read_bytes == total
+
+        grain = GRAIN_BYTES
+        read(5 * MIB, grain)  # one place of a cell
+        read(MIB + grain - 10, 2 * grain)  # over the edge of one
+        read(5 * MIB + 7, 0)
+        read(6 * MIB, 4 * MIB - grain)  # the same cell again: all of it
+        read(8 * MIB, 4 * MIB)  # goes on where that one ends
+        read(0, 4 * MIB - 2 * grain)
+        assert box.get(b"a") == data
+        assert box.store.read_bytes == 12 * MIB
+        box.check()
+    finally:
+        box.close()
+
+
+def test_readers_follow_a_fill_over_what_was_there_before(tmp_path: Path) -> None:
+    box = large_cells(tmp_path)
+    try:
+        data = cold(box, size=4 * MIB)
+        for start in (MIB, 3 * MIB):
+            box.get(b"a", start, start + 1000)
+            # As if another process had been there: each its own grain.
+        with ThreadPoolExecutor(8) as readers:
+            found = readers.map(lambda _: box.get(b"a"), range(8))
+        assert all(one == data for one in found)
+        assert box.store.read_bytes == 4 * MIB
+        box.check()
+    finally:
+        box.close()
+
+
+def test_what_somebody_waits_for_does_not_stand_in_line_behind_read_ahead(tmp_path: Path) -> None:
+    box = TestVolume(tmp_path, fetch_workers=1)
+    try:
+        data = cold(box)
+        other = cold(box, b"b")
+        cell = box.volume.segments.extent_max
+        stuck, go_on = threading.Event(), threading.Event()
+
+        def hold_up(operation: str, key: bytes) -> None:
+            if key == b"a":
+                stuck.set()
+                assert go_on.wait(30)
+
+        inode = box.inode(b"a")
+        box.store.before = hold_up
+        try:
+            box.volume.fetcher.prefetch(inode, 0, SIZE)
+            box.volume.fetcher.prefetch(box.inode(b"b"), 0, SIZE)
+            assert stuck.wait(30)
+            assert box.get(b"b", cell, 2 * cell) == other[cell : 2 * cell]
+        finally:
+            go_on.set()
+        assert box.get(b"a") == data
+        assert box.get(b"b") == other
+        assert box.store.read_bytes == 2 * SIZE
+    finally:
+        box.close()
 
 
 def test_readers_of_one_object_share_its_fetch(box: TestVolume) -> None:
@@ -167,7 +255,8 @@ def test_what_does_not_fit_is_read_past_the_cache(tmp_path: Path) -> None:
 
 
 def hold_until_told(path: Path, name: str, shared: bool, link: Connection) -> None:
-    with NodeLocks(path).hold(name, shared=shared, deadline_s=10):
+    with NodeLocks(path).hold(name, shared=shared, deadline_s=10) as waited:
+        assert not waited
         link.send("held")
         link.recv()
         os._exit(0)  # killed while holding it

@@ -102,6 +102,42 @@ def test_empty_object(store: Store, top: bytes) -> None:
     assert content(store, top + b"empty") == b""
 
 
+def test_opened_object_is_the_one_of_head_and_its_bytes_those_of_read(
+    store: Store, top: bytes
+) -> None:
+    put(store, top + b"a", b"hello")
+    for start, stop, body in [(0, 100, b"hello"), (0, 3, b"hel"), (2, 4, b"ll"), (3, 99, b"lo")]:
+        opened = store.open(top + b"a", start, stop)
+        if opened is None:
+            assert store.capabilities.native_directories  # a file system has no use for it
+            return
+        assert opened.found == store.head(top + b"a")
+        assert (opened.start, opened.stop) == (start, min(stop, 5))
+        assert b"".join(opened.chunks) == body
+        opened.close()
+
+
+def test_opening_what_has_no_such_bytes_is_left_to_head(store: Store, top: bytes) -> None:
+    put(store, top + b"short", b"hello")
+    put(store, top + b"empty", b"")
+    assert store.open(top + b"short", 5, 9) is None
+    assert store.open(top + b"empty", 0, 9) is None
+    try:
+        assert store.open(top + b"none", 0, 9) is None
+    except StoreNotFound:
+        assert not store.capabilities.native_directories
+
+
+def test_opened_object_may_be_left_unread(store: Store, top: bytes) -> None:
+    put(store, top + b"large", bytes(3 * MIB))
+    for _ in range(40):  # more than there are connections
+        opened = store.open(top + b"large", 0, 3 * MIB)
+        if opened is not None:
+            opened.close()
+            opened.close()
+    assert content(store, top + b"large") == bytes(3 * MIB)
+
+
 def test_missing_object_is_not_found(store: Store, top: bytes) -> None:
     with pytest.raises(StoreNotFound):
         store.head(top + b"none")

@@ -18,6 +18,7 @@ from s3api.conditions import (
     parse_copy_range,
     parse_range,
     part_range,
+    wanted_range,
 )
 from s3api.errors import S3Error
 
@@ -207,3 +208,26 @@ def test_parts() -> None:
         with pytest.raises(S3Error) as refusal:
             part_range(number, [4, 6], 10)
         assert refusal.value.status == 416
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({}, (0, None)),
+        ({"IfMatch": "x"}, (0, None)),
+        ({"Range": "bytes=5-"}, (5, None)),
+        ({"Range": "bytes=5-9"}, (5, 10)),
+        ({"Range": "bytes=-9"}, None),
+        ({"Range": "bytes=9-5"}, None),
+        ({"Range": "bytes=0-1,3-4"}, None),
+        ({"Range": f"bytes={10**18}-"}, None),
+        ({"IfNoneMatch": "x"}, None),
+        ({"IfModifiedSince": AT}, None),
+        ({"PartNumber": 1}, None),
+        ({"VersionId": "null"}, None),
+    ],
+)
+def test_the_range_that_is_wanted_is_known_before_the_object(
+    values: dict[str, object], expected: tuple[int, int | None] | None
+) -> None:
+    assert wanted_range(values) == expected

@@ -270,7 +270,7 @@ def test_an_answer_that_cannot_be_finished_is_cut_off(
     door.client().put_object(Bucket="bucket", Key="key", Body=bytes(1 << 20))
     opened = door.volume.objects.open
 
-    def failing(bucket: str, key: bytes, version_id: str | None) -> object:
+    def failing(bucket: str, key: bytes, version_id: str | None, **_: object) -> object:
         found, snapshot = opened(bucket, key, version_id)
         monkeypatch.setattr(type(snapshot), "cached", lambda *_: None)
 

@@ -76,6 +76,19 @@ class StoredObject:
 
 
 @dataclass(frozen=True, slots=True)
+class Opened:
+    """An object whose bytes [start, stop) are on their way: see Store.open()."""
+
+    found: StoredObject
+    start: int
+    stop: int
+    chunks: Iterator[bytes]
+    """As those of read(), once."""
+    close: Callable[[], None]
+    """Frees the connection, whether the chunks were taken or not. Idempotent."""
+
+
+@dataclass(frozen=True, slots=True)
 class StoredPrefix:
     """A common prefix of a delimited listing; ends in `/`."""
 
@@ -172,6 +185,10 @@ class Store(Protocol):
         """Yield bytes [start, stop) in chunks of up to 1 MiB as they arrive; exactly that many
         bytes or an error: StoreChanged if the object is not (or no longer) `version`,
         StoreCorrupt if the body ends early. Closing the iterator frees the connection."""
+
+    def open(self, key: bytes, start: int, stop: int) -> Opened | None:
+        """head(), with the bytes [start, stop) that the object has, in one question. None where
+        that is not to be had, of this store or this object: ask head(). StoreNotFound."""
 
     def begin_upload(
         self, key: bytes, size_bytes: int | None, attributes: StoredAttributes | None = None

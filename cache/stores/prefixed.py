@@ -8,6 +8,7 @@ from dataclasses import replace
 from cache.stores.base import (
     Capabilities,
     ListPage,
+    Opened,
     PartUpload,
     Read,
     Store,
@@ -49,6 +50,10 @@ class Prefixed:
 
     def read(self, key: bytes, start: int, stop: int, version: str | None) -> Iterator[bytes]:
         return self._store.read(self._inner(key), start, stop, version)
+
+    def open(self, key: bytes, start: int, stop: int) -> Opened | None:
+        opened = self._store.open(self._inner(key), start, stop)
+        return None if opened is None else replace(opened, found=self._strip(opened.found))
 
     def begin_upload(
         self, key: bytes, size_bytes: int | None, attributes: StoredAttributes | None = None

@@ -7,6 +7,7 @@ others put there is an object here. This module is the `base.Store`; its parts d
     s3_client     configuration, the boto3 client, what errors mean
     s3_keys       keys that are not UTF-8
     s3_requests   parameters of one object, HEAD, verified PutObject, conditions
+    s3_reads      ranges on their way from the server, checked
     s3_uploads    multipart uploads, streamed bodies
     s3_compose    objects made of parts that the server has; part_plan says of which
     s3_listing    pages in key order
@@ -26,22 +27,16 @@ Any thread may call; requests run in the store's own threads and are given up at
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
-import time
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from cache.errors import (
-    StoreChanged,
-    StoreCorrupt,
-    StoreNotFound,
-    StoreUnavailable,
-)
+from cache.errors import StoreChanged, StoreNotFound
 from cache.stores.base import (
     Capabilities,
     ListPage,
+    Opened,
     Read,
     StoredAttributes,
     StoredObject,
@@ -49,17 +44,17 @@ from cache.stores.base import (
 from cache.stores.bodies import upload_whole
 from cache.stores.deadline import DeadlinePool
 from cache.stores.part_plan import PART_BYTES_MIN, plan
-from cache.stores.s3_client import S3StoreConfig, status_of, store_errors
+from cache.stores.s3_client import S3StoreConfig, store_errors
 from cache.stores.s3_compose import compose, copy_large
 from cache.stores.s3_listing import Listing
-from cache.stores.s3_requests import ObjectRequests, quoted, version_of
+from cache.stores.s3_reads import Reads
+from cache.stores.s3_requests import ObjectRequests, quoted
 from cache.stores.s3_uploads import PartCopyRefused, S3PartUpload, S3Upload
 
 __all__ = ["S3Store", "S3StoreConfig"]
 
 log = logging.getLogger(__name__)
 
-_CHUNK_BYTES = 1 << 20
 _MOVES_AT_ONCE = 8
 _MOVE_ATTEMPTS = 3
 
@@ -80,6 +75,7 @@ class S3Store:
             )
         self._composes = True  # until the server refuses to
         self._listing = Listing(self._requests, self._pool)
+        self._reads = Reads(self._requests, self._pool)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -100,74 +96,10 @@ class S3Store:
     # Bytes ------------------------------------------------------------------------------------
 
     def read(self, key: bytes, start: int, stop: int, version: str | None) -> Iterator[bytes]:
-        if start == stop:
-            self._pool.run(lambda: self._requests.verify_version(key, version))
-            return
-        future = self._pool.submit(lambda: self._open(key, start, stop, version))
-        try:
-            response = self._pool.wait(future)
-        except StoreUnavailable:
-            future.add_done_callback(_close_late)
-            raise
-        with contextlib.closing(response["Body"]):
-            found = version_of(response)
-            if version is not None and found != version:
-                raise StoreChanged(f"{key!r} is {found}, not {version}")
-            _check_range(key, response, start, stop)
-            whole = start == 0 and _total_bytes(response) == stop
-            digest = (
-                hashlib.md5(usedforsecurity=False)
-                if whole and self._requests.is_md5(found, response)
-                else None
-            )
-            for chunk in self._chunks(key, response["Body"], stop - start):
-                if digest is not None:
-                    digest.update(chunk)
-                yield chunk
-            if digest is not None and digest.hexdigest() != found:
-                raise StoreCorrupt(
-                    f"{key!r}: bytes with MD5 {digest.hexdigest()} came for ETag {found}"
-                )
+        return self._reads.read(key, start, stop, version)
 
-    def _open(self, key: bytes, start: int, stop: int, version: str | None) -> Any:
-        conditions: dict[str, Any] = {} if version is None else {"IfMatch": quoted(version)}
-        try:
-            with store_errors("read", key):
-                return self._requests.client.get_object(
-                    **self._requests.address(key),
-                    Range=f"bytes={start}-{stop - 1}",
-                    **conditions,
-                )
-        except StoreNotFound:
-            self._requests.head(key)  # the bucket may be what is not found
-            raise
-        except StoreCorrupt:
-            # 416: the object is shorter; another one, perhaps, on a server without If-Match.
-            self._requests.verify_version(key, version)
-            raise
-
-    def _chunks(self, key: bytes, body: Any, left_bytes: int) -> Iterator[bytes]:
-        """What arrives, as it arrives; each MiB within the deadline, however it trickles."""
-        # Below botocore's stream, and private: its read() waits until all of a chunk is there.
-        stream = body._raw_stream  # noqa: SLF001  see above
-        waited_s = 0.0
-        window_bytes = 0
-        while left_bytes:
-            began_s = time.monotonic()
-            with store_errors("read", key):
-                chunk: bytes = stream.read1(min(left_bytes, _CHUNK_BYTES))
-            waited_s += time.monotonic() - began_s
-            if not chunk:
-                raise StoreCorrupt(f"{key!r}: the body ended {left_bytes} bytes early")
-            left_bytes -= len(chunk)
-            window_bytes += len(chunk)
-            if window_bytes >= _CHUNK_BYTES:
-                waited_s, window_bytes = 0.0, 0
-            elif waited_s > self._config.deadline_s:
-                raise StoreUnavailable(
-                    f"read {key!r}: {window_bytes} bytes in {self._config.deadline_s:g} s"
-                )
-            yield chunk
+    def open(self, key: bytes, start: int, stop: int) -> Opened | None:
+        return self._reads.open(key, start, stop)
 
     def begin_upload(
         self, key: bytes, size_bytes: int | None, attributes: StoredAttributes | None = None
@@ -357,29 +289,3 @@ class S3Store:
     def close(self) -> None:
         """Calls under way may end; the connections are closed after the last of them."""
         self._pool.close(self._requests.client.close)
-
-
-def _total_bytes(response: Any) -> int | None:
-    """Size of the whole object, from Content-Range: bytes 0-9/100; None if it is not said."""
-    _, separator, total = str(response.get("ContentRange", "")).rpartition("/")
-    if separator and total.isdigit():
-        return int(total)
-    return int(response["ContentLength"]) if status_of(response) == 200 else None
-
-
-def _check_range(key: bytes, response: Any, start: int, stop: int) -> None:
-    """StoreCorrupt unless the answer is exactly the range that was asked for."""
-    length = int(response["ContentLength"])
-    content_range = str(response.get("ContentRange", ""))
-    begins = content_range.startswith(f"bytes {start}-") if content_range else start == 0
-    if length != stop - start or not begins:
-        raise StoreCorrupt(
-            f"{key!r}: asked for bytes {start} to {stop}, "
-            f"got {length} of {content_range or 'the whole object'}"
-        )
-
-
-def _close_late(future: Future[Any]) -> None:
-    """The answer came after its caller had left."""
-    if not future.cancelled() and future.exception() is None:
-        future.result()["Body"].close()

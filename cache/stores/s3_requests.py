@@ -17,7 +17,6 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
@@ -98,9 +97,13 @@ class ObjectRequests:
             except ClientError as exc:
                 self._not_the_bucket(exc)
                 raise
-            self._bucket_seen_s = time.monotonic()
-            tags = self._tags(key, response)
-        return self._described(key, response, tags)
+        return self.described(key, response, int(response["ContentLength"]))
+
+    def get(self, key: bytes, start: int, stop: int, **conditions: Any) -> Any:
+        """GetObject of a range."""
+        return self.client.get_object(
+            **self.address(key), Range=f"bytes={start}-{stop - 1}", **conditions
+        )
 
     def verify_version(self, key: bytes, version: str | None) -> StoredObject:
         """head(); StoreChanged unless the object is `version` (None: any)."""
@@ -130,6 +133,10 @@ class ObjectRequests:
         that a bucket that is gone is never taken for "everything was deleted"."""
         if exc.response.get("Error", {}).get("Code") not in ("404", "NoSuchKey", "NotFound"):
             return
+        self.check_bucket()
+
+    def check_bucket(self) -> None:
+        """StoreUnavailable if it is the bucket that is not there, as far as was seen lately."""
         if time.monotonic() - self._bucket_seen_s < _BUCKET_TRUSTED_S:
             return
         try:
@@ -142,10 +149,14 @@ class ObjectRequests:
         headers = response["ResponseMetadata"]["HTTPHeaders"]
         if not self.config.object_tagging or not int(headers.get("x-amz-tagging-count", "0")):
             return {}
-        answer = self.client.get_object_tagging(**self.address(key))
+        with store_errors("look up tags of", key):
+            answer = self.client.get_object_tagging(**self.address(key))
         return {tag["Key"]: tag["Value"] for tag in answer["TagSet"]}
 
-    def _described(self, key: bytes, response: Any, tags: Mapping[str, str]) -> StoredObject:
+    def described(self, key: bytes, response: Any, size_bytes: int) -> StoredObject:
+        """What an answer to HEAD or GET says of an object of this size. May ask for its tags, and
+        for the target of a symlink."""
+        self._bucket_seen_s = time.monotonic()
         headers = {
             name: str(response[field])
             for name, field in _HEADERS.items()
@@ -154,7 +165,6 @@ class ObjectRequests:
         if expires := response["ResponseMetadata"]["HTTPHeaders"].get("expires"):
             headers["expires"] = expires
         version = version_of(response)
-        size_bytes = int(response["ContentLength"])
         found = mapping.from_object(
             key,
             size_bytes=size_bytes,
@@ -162,7 +172,7 @@ class ObjectRequests:
             metadata=response.get("Metadata", {}),
             content_type=response.get("ContentType"),
             headers=headers,
-            tags=tags,
+            tags=self._tags(key, response),
         )
         if found.kind == Kind.SYMLINK and 0 < size_bytes <= _SYMLINK_BYTES_MAX:
             target = self._body(key, version)

@@ -10,11 +10,13 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from cache.errors import StoreUnavailable
 from cache.stores.base import (
     Capabilities,
     ListPage,
+    Opened,
     PartUpload,
     Read,
     Store,
@@ -66,11 +68,20 @@ class FaultStore:
 
     def read(self, key: bytes, start: int, stop: int, version: str | None) -> Iterator[bytes]:
         self._begin("read", key)
-        for chunk in self.store.read(key, start, stop, version):
+        yield from self._counted(key, self.store.read(key, start, stop, version))
+
+    def _counted(self, key: bytes, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        for chunk in chunks:
             with self._lock:
                 self.read_bytes += len(chunk)
             yield chunk
             self.after("read", key)
+
+    def open(self, key: bytes, start: int, stop: int) -> Opened | None:
+        self._begin("open", key)
+        opened = self.store.open(key, start, stop)
+        self.after("open", key)
+        return None if opened is None else replace(opened, chunks=self._counted(key, opened.chunks))
 
     def begin_upload(
         self, key: bytes, size_bytes: int | None, attributes: StoredAttributes | None = None
