@@ -294,12 +294,8 @@ class Buckets:
         """The configuration of a bucket; that of the creatable store for one made by a client."""
         found = self._configured.get(bucket.name)
         if found is None:
-            found = BucketConfig(
-                bucket.name,
-                bucket.store,
-                bucket.location,
-                write_mode=self._config.creatable_write_mode,
-            )
+            mode = self._config.creatable_write_mode
+            found = _config_of_creatable(bucket.name, bucket.store, bucket.location, mode)
         return found
 
     def mode_of(self, bucket: Bucket, key: bytes) -> WriteMode:
@@ -348,6 +344,11 @@ def _recorded(txn: Txn, name: str) -> Bucket:
 def _decoded(value: bytes) -> Bucket:
     """Every request asks for its bucket several times, and a bucket may have a long policy."""
     return unpack(value, Bucket)
+
+
+@lru_cache(1024)
+def _config_of_creatable(name: str, store: str, location: str, mode: WriteMode) -> BucketConfig:
+    return BucketConfig(name, store, location, write_mode=mode)
 
 
 def _holds_files(txn: Txn, directory: int) -> bool:

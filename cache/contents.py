@@ -242,9 +242,7 @@ class Contents:
         was reclaimed since the transaction began: begin again."""
         if inode.kind == Kind.SYMLINK:
             return Snapshot(self, inode, inode.target, [], {})
-        inline = (
-            txn.get(Table.INLINE, key_bytes(inode.id)) if inode.flags & InodeFlag.INLINE else None
-        )
+        inline = txn.get(Table.INLINE, key_bytes(inode.id)) if inode.has(InodeFlag.INLINE) else None
         found = [] if inline is not None else extents.overlapping(txn, inode.id)
         files: dict[int, SegmentFile] = {}
         for segment in {e.segment for e in found if e.segment != ZEROS}:

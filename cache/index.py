@@ -12,7 +12,6 @@ stand behind it. A change that raises leaves nothing behind.
 
 from __future__ import annotations
 
-import contextlib
 import enum
 import errno
 import logging
@@ -20,7 +19,7 @@ import secrets
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar, cast
+from typing import Generic, Protocol, Self, TypeVar, cast
 
 import lmdb
 import msgspec
@@ -77,7 +76,8 @@ class Txn:
         """What the mount's kernel may hold wrongly once this is committed."""
 
     def get(self, table: Table, key: bytes) -> bytes | None:
-        return cast("bytes | None", self._raw.get(key, db=self._tables[table]))
+        # Not cast(), which is a call like any other; copies, as no transaction here has buffers.
+        return self._raw.get(key, None, self._tables[table])  # type: ignore[return-value]
 
     def put(self, table: Table, key: bytes, value: bytes) -> None:
         self._raw.put(key, value, db=self._tables[table])
@@ -138,6 +138,12 @@ class Txn:
         traceback keeps the Txn: a storm of errors would else take all the slots of the node."""
         self._raw.abort()
         del self._raw
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def used_bytes(self) -> int:
         """Bytes of the map in use by live pages, the free list left out."""
@@ -244,14 +250,10 @@ class Index:
             found = txn.get(Table.META, b"identity")
         return (found or self.commit(make)).decode()
 
-    @contextlib.contextmanager
-    def read(self) -> Iterator[Txn]:
-        """A snapshot. Keep it short: it pins every page that is replaced meanwhile."""
-        txn = Txn(self._env.begin(), self._tables)
-        try:
-            yield txn
-        finally:
-            txn.close()
+    def read(self) -> Txn:
+        """A snapshot, to be closed by `with`. Keep it short: it pins every page that is replaced
+        meanwhile."""
+        return Txn(self._env.begin(), self._tables)
 
     def commit(
         self,

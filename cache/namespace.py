@@ -91,7 +91,7 @@ def new_inode(
 
 
 def object_attributes(txn: Txn, inode: Inode) -> ObjectAttributes:
-    if not inode.flags & InodeFlag.OBJECT:
+    if not inode.has(InodeFlag.OBJECT):
         return NO_ATTRIBUTES
     found = txn.record(Table.OBJECTS, key_bytes(inode.id), ObjectAttributes)
     return found if found is not None else NO_ATTRIBUTES

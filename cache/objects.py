@@ -185,7 +185,7 @@ class Objects:
     def _settled(self, txn: Txn, bucket: Bucket, key: bytes, found: Object | None) -> bool:
         """Whether the index alone can answer for this key."""
         if found is not None:
-            seen = not found.inode.flags & InodeFlag.UNSEEN
+            seen = not found.inode.has(InodeFlag.UNSEEN)
             return seen and not self._discovery.must_check(bucket, found.inode)
         parent = bucket.root
         for name in names.split_key(key)[0]:

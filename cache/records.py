@@ -117,6 +117,10 @@ class Inode(msgspec.Struct, array_like=True, frozen=True):
     def is_dir(self) -> bool:
         return self.kind == Kind.DIRECTORY
 
+    def has(self, flag: InodeFlag) -> bool:
+        """As `flags & flag`, without a new InodeFlag for the answer, which takes a microsecond."""
+        return int.__and__(self.flags, flag) != 0
+
 
 class InodeFlag(enum.IntFlag):
     """Bits of Inode.flags."""
