@@ -32,6 +32,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from cache.errors import NoSuchKey, NoSuchUpload, NoSuchVersion
+from cache.memo import Memo
 from cache.publishing import Object
 from cache.records import Bucket
 from cache.users import canonical_id
@@ -70,10 +71,10 @@ class Caller:
 _NOBODY = Caller("", frozenset(), (), admin=False)
 
 
-def caller_of(identity: Identity, volume: Volume) -> Caller:
+def caller_of(identity: Identity, volume: Volume, memo: Memo) -> Caller:
     if not identity.user:
         return _NOBODY
-    user, groups = volume.users.with_groups(identity.user)
+    user, groups = memo.of(volume.users.with_groups, identity.user)
     texts = [*user.policies.values(), *(t for group in groups for t in group.policies.values())]
     return Caller(
         user.name,
@@ -99,11 +100,12 @@ def _names(user: str, canonical: str) -> frozenset[str]:
 
 async def authorise(call: Call) -> None:
     """AccessDenied, or NoSuchBucket, unless the caller may; sets call.access."""
-    caller = caller_of(call.identity, call.volume)
+    caller = caller_of(call.identity, call.volume, call.door.memo)
     if not call.bucket or call.operation.name == "CreateBucket":
         _authorise_service(call, caller)
         return
-    call.access = Access(call, caller, call.volume.buckets.get(call.bucket))
+    bucket = call.door.memo.of(call.volume.buckets.get, call.bucket)
+    call.access = Access(call, caller, bucket)
     if call.operation.name == "DeleteObjects":
         call.access.check_hope()
         return

@@ -9,11 +9,14 @@ from __future__ import annotations
 import hmac
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Protocol
 
+import msgspec
+
+from cache.memo import Memo
 from s3api import sigv4
+from s3api.begun import own_task
 from s3api.chunked import Chain
 from s3api.config import AuthConfig, is_loopback
 from s3api.errors import S3Error
@@ -44,8 +47,21 @@ class KeyStore(Protocol):
     def list(self) -> Sequence[AccessKey]: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class RememberedKeys:
+    """Keys as of the last refresh of a memo."""
+
+    def __init__(self, keys: KeyStore, memo: Memo) -> None:
+        self._keys = keys
+        self._memo = memo
+
+    def get(self, access_key: str) -> AccessKey | None:
+        return self._memo.of(self._keys.get, access_key)
+
+    def list(self) -> Sequence[AccessKey]:
+        return self._keys.list()
+
+
+class Identity(msgspec.Struct, frozen=True):
     """Who a request is from; anonymous if `user` is empty."""
 
     user: str
@@ -57,8 +73,7 @@ class Identity:
 ANONYMOUS = Identity("")
 
 
-@dataclass(frozen=True, slots=True)
-class Authentication:
+class Authentication(msgspec.Struct, frozen=True):
     """What a request's credentials say about it and its body."""
 
     identity: Identity
@@ -109,6 +124,7 @@ class Authenticator:
         Authorization header."""
         token = None if self.tokens is None else bearer_token(authorization)
         if self.tokens is not None and token is not None:
+            await own_task()
             await self.tokens.prepare(token)
 
     async def close(self) -> None:

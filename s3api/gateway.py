@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import json
 import logging
 import secrets
@@ -24,9 +23,11 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
+import msgspec
 from aiohttp import web
 
 from cache.errors import CacheError
+from cache.memo import Memo
 from cache.volume import Volume
 
 # The modules of operations enter themselves into OFFERED when they are imported.
@@ -54,7 +55,8 @@ from s3api import (  # noqa: F401
     website,
 )
 from s3api.access import authorise
-from s3api.auth import UNPROVEN, Authenticator
+from s3api.auth import UNPROVEN, Authenticator, RememberedKeys
+from s3api.begun import own_task
 from s3api.buckets import check_expected_owner
 from s3api.config import AuthConfig, GatewayConfig
 from s3api.connection import Connection, Server
@@ -94,14 +96,16 @@ class Gateway:
         self._threads = Threads(
             metadata_threads=config.metadata_threads, transfer_threads=config.transfer_threads
         )
+        memo = Memo(volume.index)
         self._authenticator = Authenticator(
             auth,
-            volume.keys,
+            RememberedKeys(volume.keys, memo),
             address=config.address,
             region=config.region if config.check_region else None,
         )
-        self._door = Door(volume, self._threads, config, secrets.token_hex(16), self._authenticator)
-        self._logs = LogDelivery(volume, self._threads, config, self._door.host_id)
+        host_id = secrets.token_hex(16)
+        self._door = Door(volume, memo, self._threads, config, host_id, self._authenticator)
+        self._logs = LogDelivery(volume, self._threads, config, host_id)
         self._http: Server | None = None
         self._listening: list[asyncio.Server] = []
 
@@ -147,16 +151,21 @@ class Gateway:
         connection.request_started()
         entry = _Entry(request)
         call: Call | None = None
+        self._door.memo.refresh()
         try:
             if request.method == "OPTIONS":
                 response = self._answer_preflight(request, entry)
             elif self._is_for_site(request):
+                await own_task()
                 response = await self._answer_site(request, entry)
             else:
                 await self._authenticator.prepare(request.headers.get("Authorization", ""))
                 call = self._resolve(request, entry)
                 await self._admit(call)
-                response = await find_offer(call.operation).handler(call)
+                offer = find_offer(call.operation)
+                if not offer.prompt:
+                    await own_task()
+                response = await offer.handler(call)
             entry.status = response.status
         except S3Error as error:
             response = self._refuse(request, entry, call, error)
@@ -178,6 +187,7 @@ class Gateway:
             connection.close_after_answer(response)
         if call is not None:  # what a form said of itself
             entry.user, entry.key = call.identity.user, call.key
+            call.release()
         self._finish(entry, response)
         return response
 
@@ -195,9 +205,9 @@ class Gateway:
             self._config.domain,
             directories=self._config.directories_as_buckets,
         )
-        bucket = self._door.volume.bucket_links.resolve(target.bucket)
+        bucket = self._door.memo.of(self._door.volume.bucket_links.resolve, target.bucket)
         if bucket != target.bucket:
-            entry.link, target = target.bucket, dataclasses.replace(target, bucket=bucket)
+            entry.link, target = target.bucket, msgspec.structs.replace(target, bucket=bucket)
         entry.bucket, entry.key = target.bucket, target.key
         return headers, raw_path, raw_query, target
 
@@ -328,8 +338,8 @@ class Gateway:
             response.force_close()
         elapsed_s = time.monotonic() - entry.started_s
         operation = entry.operation or "Unknown"
-        metrics.REQUESTS.labels(operation, entry.code).inc()
-        metrics.REQUEST_SECONDS.labels(operation).observe(elapsed_s)
+        metrics.requests_of(operation, entry.code).inc()
+        metrics.request_seconds_of(operation).observe(elapsed_s)
         if entry.bucket and self._logs.is_wanted(entry.bucket):
             self._logs.note_answer(entry.answered(response, elapsed_s))
         wanted = self._config.access_log

@@ -151,7 +151,7 @@ def requested_attributes(call: Call) -> ObjectAttributes:
 # ------------------------------------------------------------------------------------- get, head
 
 
-@offers("GetObject", _READ)
+@offers("GetObject", _READ, prompt=True)
 async def get_object(call: Call) -> web.StreamResponse:
     found, snapshot = await _open(call)
     try:
@@ -203,7 +203,7 @@ async def _get(call: Call) -> Object:
     return call.access.confirm(found)
 
 
-@offers("HeadObject", _READ)
+@offers("HeadObject", _READ, prompt=True)
 async def head_object(call: Call) -> web.StreamResponse:
     found = await _get(call)
     seal = _open_seal(call, found)

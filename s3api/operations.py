@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
+from cache.memo import Memo
 from cache.volume import Volume
 from s3api.auth import Authentication, Authenticator, Identity
 from s3api.config import GatewayConfig
@@ -34,6 +35,8 @@ class Door:
     """What all requests of one gateway process share."""
 
     volume: Volume
+    memo: Memo
+    """Fresh as of the last request that came. For the event loop."""
     threads: Threads
     config: GatewayConfig
     host_id: str
@@ -94,6 +97,13 @@ class Call:
     def threads(self) -> Threads:
         return self.door.threads
 
+    def release(self) -> None:
+        """The request is answered. What its caller may do refers back to it: a circle that would
+        keep all of the request until the garbage collector comes to it."""
+        for name in ("access", "source_access"):
+            if hasattr(self, name):
+                delattr(self, name)
+
     def common_headers(self) -> dict[str, str]:
         return common_headers(self.request_id, self.door.host_id) | dict(self.added_headers)
 
@@ -126,6 +136,8 @@ Handler = Callable[[Call], Awaitable[web.StreamResponse]]
 class Offer:
     handler: Handler
     members: frozenset[str]
+    prompt: bool
+    """Often answered without a wait, and in need of no task until its first (`begun.py`)."""
 
 
 OFFERED: dict[str, Offer] = {}
@@ -133,16 +145,16 @@ OFFERED: dict[str, Offer] = {}
 _ALWAYS = "Bucket Key ExpectedBucketOwner"
 
 
-def offers(name: str, members: str = "") -> Callable[[Handler], Handler]:
+def offers(name: str, members: str = "", *, prompt: bool = False) -> Callable[[Handler], Handler]:
     """Offer an operation. members: names of the input members, separated by spaces, that the
-    function honours; a request with another one is answered NotImplemented."""
+    function honours; a request with another one is answered NotImplemented. prompt: Offer's."""
     shape = MODEL.operations[name].input
     known = frozenset() if shape is None else frozenset(shape.members)
     named = frozenset(members.split())
     assert named <= known, (name, named - known)
 
     def enter(handler: Handler) -> Handler:
-        OFFERED[name] = Offer(handler, named | (known & set(_ALWAYS.split())))
+        OFFERED[name] = Offer(handler, named | (known & set(_ALWAYS.split())), prompt)
         return handler
 
     return enter
