@@ -15,6 +15,8 @@ import re
 from dataclasses import dataclass
 from urllib.parse import quote, unquote_to_bytes
 
+import msgspec
+
 from s3api.directories import SEPARATOR, Directory
 from s3api.errors import S3Error
 
@@ -27,8 +29,7 @@ was made through the mount. No slash, no leading dot: it can never be read as a 
 _BUCKET_CREATED = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(msgspec.Struct, frozen=True):
     """What a request line leads to. Empty bucket: the service; empty key: the bucket."""
 
     bucket: str

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from prometheus_client import Counter, Gauge, Histogram
 
 REQUESTS = Counter(
@@ -21,3 +23,17 @@ LOST_LOG_RECORDS = Counter(
     "forebay_s3_lost_log_records", "Lines of server access logs that could not be delivered"
 )
 CONNECTIONS = Gauge("forebay_s3_connections", "Open client connections of this process")
+
+
+# Amazon's operations and error codes, so their number is bounded. Asking a metric for the one with
+# these labels takes longer than counting.
+
+
+@lru_cache(4096)
+def requests_of(operation: str, code: str) -> Counter:
+    return REQUESTS.labels(operation, code)
+
+
+@lru_cache(256)
+def request_seconds_of(operation: str) -> Histogram:
+    return REQUEST_SECONDS.labels(operation)

@@ -211,9 +211,12 @@ class Model:
         """
         asked = self.subresources & query.keys()
         for operation in self._routes.get((method, level, bool(asked)), ()):
-            if not all(name in headers for name in operation.header_selectors):
+            # Most have no selectors: asked first, as the expressions behind it cost more than that.
+            wanted = operation.header_selectors
+            if wanted and not all(name in headers for name in wanted):
                 continue
-            if not all(_selected(selector, query) for selector in operation.selectors):
+            selectors = operation.selectors
+            if selectors and not all(_selected(selector, query) for selector in selectors):
                 continue
             if asked <= operation.query_names:
                 _refuse_unknown_subresource(operation, query)

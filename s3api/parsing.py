@@ -53,6 +53,8 @@ def split_query(raw: str) -> dict[str, str]:
 
 
 def _unquote(text: str) -> str:
+    if "%" not in text and "+" not in text:
+        return text
     try:
         return unquote_to_bytes(text.replace("+", " ")).decode("utf-8")
     except UnicodeDecodeError:

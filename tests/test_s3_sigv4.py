@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
+import msgspec
 import pytest
 from botocore.auth import S3SigV4Auth, S3SigV4QueryAuth
 from botocore.awsrequest import AWSRequest
@@ -330,7 +331,7 @@ def test_the_date_header_stands_in() -> None:
     request = sign().as_request()
     headers = {name: value for name, value in request.headers.items() if name != "x-amz-date"}
     with pytest.raises(S3Error) as refusal:
-        read_claim(replace(request, headers=headers), now())
+        read_claim(msgspec.structs.replace(request, headers=headers), now())
     assert refusal.value.code == "AccessDenied"
 
 
