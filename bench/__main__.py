@@ -14,13 +14,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench import cold, growth, mount, s3, training
+from bench import cold, eviction, growth, mount, s3, training
 from bench.rounds import Row
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="script/bench", description=__doc__)
-    choices = ["s3", "mount", "growth", "cold", "training"]
+    choices = ["s3", "mount", "growth", "cold", "training", "eviction"]
     parser.add_argument("what", nargs="*", choices=[*choices, []], help="default: all")
     parser.add_argument("--rounds", type=int, default=5, help="alternating rounds (default 5)")
     parser.add_argument("--seconds", type=int, default=3, help="of load in a round (default 3)")
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--bound", type=float, default=100, help="MB/s of the wire to a far store")
     parser.add_argument("--delay", type=float, default=20, help="ms that a request takes there")
     parser.add_argument("--shards", type=int, default=4, help="of 100 MiB, for `training`")
-    parser.add_argument("--quick", action="store_true", help="less data over the wire")
+    parser.add_argument("--quick", action="store_true", help="less data over the wire; eviction: one cache only")
     parser.add_argument("--json", type=Path, default=Path("bench-results.json"))
     parser.add_argument("--directory", type=Path, help="where to work; default: a temporary one")
     arguments = parser.parse_args()
@@ -62,6 +62,8 @@ def main() -> None:
                 work / "growth", sizes, arguments.rounds, arguments.seconds, arguments.chart
             )
         rows += _far(work, what, arguments)
+        if "eviction" in what:
+            rows += eviction.run(work / "eviction", quick=arguments.quick)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     show(rows)

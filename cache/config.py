@@ -39,9 +39,9 @@ class CacheConfig:
     """Size of a segment file; unset: 256 MiB, less where the capacity is small."""
     index_bytes: int = 64 * GIB
     """Most that the index may grow to (a sparse file: only what is used takes space)."""
-    high_watermark: float = 0.90
+    high_watermark: float = 0.95
     """Share of the capacity in use at which eviction starts."""
-    low_watermark: float = 0.80
+    low_watermark: float = 0.92
     """Share of the capacity in use at which eviction ends."""
     policy: str = "s3fifo"
     """What is evicted first: `s3fifo` (resists scans), `lru` or `fifo`."""

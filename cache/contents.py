@@ -22,7 +22,7 @@ from typing import Protocol
 
 import xxhash
 
-from cache import disk, extents, metrics
+from cache import disk, extents, ghosts, metrics
 from cache.config import MIB
 from cache.disk import SegmentFile
 from cache.errors import CacheError, CacheFull, ExtentCorrupt, StaleContent
@@ -231,7 +231,8 @@ class Contents:
         self.filler: Filler | None = None
         self._verified: set[tuple[int, int]] = set()
         self._heat_lock = threading.Lock()
-        self._heat: dict[tuple[int, int], int] = {}
+        self._heat: set[tuple[int, int]] = set()
+        self._filled: set[tuple[int, int]] = set()
 
     def stage(self, size_bytes: int | None = None, *, stream: str = "dirty") -> Staged:
         """Begin a body; size_bytes is a hint that spares space in the segment."""
@@ -305,19 +306,29 @@ class Contents:
     def touch(self, extent: Extent) -> None:
         """Note a read of an extent, for eviction."""
         if extent.segment != ZEROS:
-            key = (extent.segment, extent.offset)
-            self._heat[key] = self._heat.get(key, 0) + 1
+            self._heat.add((extent.segment, extent.offset))
+
+    def mark_filled(self, extent: Extent) -> None:
+        """This process has just fetched the extent: what follows at once belongs to that read."""
+        self.mark_verified(extent)
+        self._filled.add((extent.segment, extent.offset))
 
     def fold_heat(self) -> None:
-        """Write the reads noted since the last call into the index, in one change."""
+        """Write the reads noted since the last call into the index, in one change.
+
+        All of an extent count as one: a program that reads a file in small pieces reads it once.
+        """
         with self._heat_lock:
-            noted, self._heat = self._heat, {}
+            noted, self._heat = self._heat, set()
+            filled, self._filled = self._filled, set()
+        read = noted - filled  # a copy: a thread that still has the old set may add to it
 
         def change(txn: Txn) -> None:
-            for (segment, offset), count in noted.items():
-                extents.heat(txn, segment, offset, count)
+            turn = ghosts.state(txn).turn
+            for segment, offset in read:
+                extents.warm(txn, segment, offset, turn)
 
-        if noted:
+        if read:
             self._index.commit(change)
 
 

@@ -1,8 +1,9 @@
 """Extent maps in the index: which stored extents make up the bytes of an inode.
 
 Functions of a transaction. Two tables mirror each other: `extents` (inode, start) -> extent, and
-`residents` (segment, offset, inode, start) -> heat, from which the reclaimer learns who uses a
-stored extent. A segment's `live` bytes count each stored extent once, however many share it.
+`residents` (segment, offset, inode, start) -> heat (cache/heat.py), from which the reclaimer
+learns who uses a stored extent. A segment's `live` bytes count each stored extent once, however
+many share it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import NamedTuple
 
 import msgspec
 
+from cache import heat as heats
+from cache.heat import COLD, Heat
 from cache.index import Table, Txn
 from cache.records import ZEROS, Extent, SegmentRecord
 from cache.segments import BLOCK, segment_key
@@ -20,7 +23,6 @@ from cache.segments import BLOCK, segment_key
 _ROW = struct.Struct(">QQ")
 _RESIDENT = struct.Struct(">IQQQ")
 _STORED = struct.Struct(">IQ")
-HEAT_MAX = 3
 
 
 class Resident(NamedTuple):
@@ -30,7 +32,7 @@ class Resident(NamedTuple):
     offset: int
     inode: int
     start: int
-    heat: int
+    heat: Heat
 
 
 def overlapping(txn: Txn, inode: int, start: int = 0, stop: int | None = None) -> list[Extent]:
@@ -58,16 +60,16 @@ def attach(txn: Txn, inode: int, extents: Iterable[Extent]) -> None:
         _add(txn, inode, extent)
 
 
-def attach_missing(txn: Txn, inode: int, extent: Extent) -> None:
+def attach_missing(txn: Txn, inode: int, extent: Extent, heat: Heat = COLD) -> None:
     """Add the parts of an extent where the inode has none: filled from the store while another
-    writer may have been faster."""
+    writer may have been faster. heat: what is remembered of its earlier stay."""
     position = extent.start
     for other in overlapping(txn, inode, extent.start, extent.stop):
         if other.start > position:
-            _add(txn, inode, extent.slice(position, other.start))
+            _add(txn, inode, extent.slice(position, other.start), heat)
         position = max(position, other.stop)
     if position < extent.stop:
-        _add(txn, inode, extent.slice(position, extent.stop))
+        _add(txn, inode, extent.slice(position, extent.stop), heat)
 
 
 def punch(txn: Txn, inode: int, start: int, stop: int) -> None:
@@ -109,12 +111,12 @@ def drop_stored(txn: Txn, inode: int, extent: Extent) -> None:
             _remove(txn, inode, row)
 
 
-def replace(txn: Txn, inode: int, old: Extent, new: Extent) -> bool:
+def replace(txn: Txn, inode: int, old: Extent, new: Extent, heat: Heat) -> bool:
     """Put `new` where exactly `old` is; False if it changed meanwhile."""
     if txn.get(Table.EXTENTS, _ROW.pack(inode, old.start)) != old.pack():
         return False
     _remove(txn, inode, old)
-    _add(txn, inode, new)
+    _add(txn, inode, new, heat)
     return True
 
 
@@ -155,7 +157,7 @@ def residents(txn: Txn, segment: int) -> Iterator[Resident]:
     prefix = segment_key(segment)
     for key, value in txn.scan(Table.RESIDENTS, prefix, prefix):
         segment_id, offset, inode, start = _RESIDENT.unpack(key)
-        yield Resident(segment_id, offset, inode, start, heat=value[0])
+        yield Resident(segment_id, offset, inode, start, heats.unpack(value))
 
 
 def extent_at(txn: Txn, inode: int, start: int) -> Extent | None:
@@ -169,19 +171,20 @@ def is_resident(txn: Txn, inode: int, extent: Extent) -> bool:
     return txn.get(Table.RESIDENTS, key) is not None
 
 
-def heat(txn: Txn, segment: int, offset: int, by: int) -> None:
-    """Note that a stored extent was read, up to HEAT_MAX times."""
+def warm(txn: Txn, segment: int, offset: int, turn: int) -> None:
+    """Note that a stored extent was read."""
     prefix = _STORED.pack(segment, offset)
     for key, value in list(txn.scan(Table.RESIDENTS, prefix, prefix)):
-        if value[0] < HEAT_MAX:
-            txn.put(Table.RESIDENTS, key, bytes([min(HEAT_MAX, value[0] + by)]))
+        warmer = heats.unpack(value).raised(turn).pack()
+        if warmer != value:
+            txn.put(Table.RESIDENTS, key, warmer)
 
 
 def _put_row(txn: Txn, inode: int, extent: Extent) -> None:
     txn.put(Table.EXTENTS, _ROW.pack(inode, extent.start), extent.pack())
 
 
-def _add(txn: Txn, inode: int, extent: Extent) -> None:
+def _add(txn: Txn, inode: int, extent: Extent, heat: Heat = COLD) -> None:
     _put_row(txn, inode, extent)
     if extent.segment == ZEROS:
         return
@@ -190,7 +193,7 @@ def _add(txn: Txn, inode: int, extent: Extent) -> None:
     txn.put(
         Table.RESIDENTS,
         _RESIDENT.pack(extent.segment, extent.offset, inode, extent.start),
-        b"\0",
+        heat.pack(),
     )
 
 

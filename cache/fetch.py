@@ -25,7 +25,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-from cache import extents, metrics, namespace
+from cache import eviction, extents, ghosts, metrics, namespace
 from cache.buckets import Buckets
 from cache.cells import CellFill
 from cache.config import CacheConfig
@@ -41,6 +41,7 @@ from cache.errors import (
     StoreChanged,
     StoreNotFound,
 )
+from cache.heat import COLD, Heat
 from cache.index import Index, Table, Txn
 from cache.locks import NodeLocks
 from cache.records import Extent, Inode, Kind, WriteMode
@@ -81,6 +82,7 @@ class Fetcher:
         self._locks = locks
         self._deadline_s = config.fetch_deadline_s
         self._cell_bytes = segments.extent_max
+        self._has_main_queue = config.policy == "s3fifo"
         self._lock = threading.Lock()
         self._fills: dict[_Cell, list[CellFill]] = {}
         self._pool = ThreadPoolExecutor(config.fetch_workers, thread_name_prefix="fetch")
@@ -257,8 +259,11 @@ class Fetcher:
             raise CacheFull(f"inode {inode.id} has another version by now")
         with current:
             holes = current.missing(fill.start, fill.stop)
+        if not holes:
+            return
+        heat, stream = self._remembered(inode.id, fill.start // self._cell_bytes)
         for start, stop in holes:
-            staged = self._contents.stage(stop - start, stream="fill")
+            staged = self._contents.stage(stop - start, stream=stream)
             staged.never_inline()
             fill.begin(start, staged)
             if chunks is None or (start, stop) != (fill.start, fill.stop):
@@ -267,7 +272,7 @@ class Fetcher:
                 arriving = _counted(chunks)
             for chunk in arriving:
                 fill.write(chunk)
-            self._keep(current.inode, start, staged)
+            self._keep(current.inode, start, staged, heat)
 
     def _follow(self, inode: Inode, fill: CellFill, low: int, high: int) -> Iterator[bytes]:
         """The bytes [low, high) of a cell that is being filled."""
@@ -296,7 +301,18 @@ class Fetcher:
         # No room to keep it: for this reader only.
         yield from self._from_store(inode, low, high)
 
-    def _keep(self, inode: Inode, start: int, staged: Staged) -> None:
+    def _remembered(self, inode: int, cell: int) -> tuple[Heat, str]:
+        """The heat of a cell that was here before, with this read, and the stream to fill."""
+        with self._index.read() as txn:
+            state = ghosts.state(txn)
+            ghost = ghosts.find(txn, state, inode, cell)
+        if ghost is None:
+            return COLD, "fill"
+        heat = ghost.raised(state.turn)
+        admitted = self._has_main_queue and eviction.is_admitted(heat.reads, state.price)
+        return heat, "main" if admitted else "fill"
+
+    def _keep(self, inode: Inode, start: int, staged: Staged, heat: Heat) -> None:
         staged.finish()
 
         def change(txn: Txn) -> list[Extent]:
@@ -309,13 +325,13 @@ class Fetcher:
             inside = [e for e in staged_extents if e.start < current.size]
             added = [e.slice(e.start, min(e.stop, current.size)) for e in inside]
             for extent in added:
-                extents.attach_missing(txn, inode.id, extent)
+                extents.attach_missing(txn, inode.id, extent, heat)
             return added
 
         try:
             # Not synced: after a power cut a bad clean extent fails its checksum and is read again.
             for extent in self._index.commit(change):
-                self._contents.mark_verified(extent)
+                self._contents.mark_filled(extent)
         except OutOfSpace as exc:
             log.info("not caching inode %d: %s", inode.id, exc)
 

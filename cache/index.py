@@ -48,6 +48,7 @@ class Table(enum.StrEnum):
     INLINE = "inline"
     EXTENTS = "extents"
     RESIDENTS = "residents"
+    GHOSTS = "ghosts"
     SEGMENTS = "segments"
     QUEUE = "queue"
     QUEUED = "queued"

@@ -221,10 +221,21 @@ class SegmentRecord(msgspec.Struct, array_like=True, frozen=True):
     id: int
     directory: int  # index of the cache directory, by its id file
     size: int  # bytes reserved on disk
-    stream: str  # what was written into it: dirty, fill, kept
+    stream: str  # what was written into it: dirty, fill, main, kept
     state: int
     live: int  # bytes that at least one inode uses
     created_ns: int
+
+
+class EvictionState(msgspec.Struct, array_like=True, frozen=True):
+    """What eviction knows beside the extents' heat; written by the mover only."""
+
+    turn: int = 0  # raised, modulo 65,536, when all heat is to be halved
+    reclaimed: int = 0  # bytes of segments freed in this turn
+    price: float = 0.0  # mean heat of a byte of the least worthy segment of the main queue
+    generation: int = 1  # of the ghosts that are noted now
+    ghosts: int = 0  # rows of this generation
+    ghost_bytes: int = 0  # of the extents that they stand for
 
 
 class QueueEntry(msgspec.Struct, array_like=True, frozen=True):

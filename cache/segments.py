@@ -6,7 +6,8 @@ it as an extent; until then the bytes belong to nobody. The file's first BLOCK b
 
 While a writer may still attach extents of a segment it holds the file's flock (cache/disk.py);
 everybody else leaves such a segment alone, and a segment nobody holds is sealed by the mover.
-Thread-safe. Streams keep apart what lives differently long: `dirty`, `fill`, `kept`.
+Thread-safe. Streams keep apart what lives differently long: `dirty`, `fill` (new to the cache),
+`main` (filled again, known to be popular), `kept` (rescued by the reclaimer).
 """
 
 from __future__ import annotations
@@ -230,6 +231,7 @@ class Segments:
         self.extent_max = min(EXTENT_MAX, (self.segment_bytes - BLOCK) // 4 // BLOCK * BLOCK)
         self.dirty = SegmentStream(self, "dirty")
         self.fill = SegmentStream(self, "fill")
+        self.main = SegmentStream(self, "main")
         self.kept = SegmentStream(self, "kept")
         self._files_lock = threading.Lock()
         self._files: OrderedDict[int, disk.SegmentFile] = OrderedDict()
@@ -241,7 +243,7 @@ class Segments:
     def reserve_bytes(self, stream: str) -> int:
         """Capacity that a stream must leave for others: fills leave room for writers, writers for
         the reclaimer, without which nothing would ever become free again."""
-        return {"fill": 4, "dirty": 2, "kept": 0}[stream] * self.segment_bytes
+        return {"fill": 4, "main": 4, "dirty": 2, "kept": 0}[stream] * self.segment_bytes
 
     def begin(self, stream: str) -> ActiveSegment:
         """Make a new segment in the directory with the most room. CacheFull when none has any."""
@@ -336,7 +338,7 @@ class Segments:
                     del self._files[segment]
 
     def close(self) -> None:
-        for stream in (self.dirty, self.fill, self.kept):
+        for stream in (self.dirty, self.fill, self.main, self.kept):
             stream.close()
         with self._files_lock:
             self._files.clear()

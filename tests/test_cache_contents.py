@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from cache import admission, disk, eviction, extents
+from cache import admission, disk, extents
 from cache.config import MIB, CacheDirectory
 from cache.errors import CacheFull, DirtyLimit, ExtentCorrupt, OutOfSpace
-from cache.records import SegmentRecord, SegmentState
+from cache.records import SegmentRecord
 from cache.segments import BLOCK, Segments
 from tests.support.volume import BUCKET, TestVolume, box, some_bytes, through
 
@@ -310,23 +310,6 @@ def test_in_write_through_a_cache_without_room_still_takes_writes(tmp_path: Path
         volume.check()
     finally:
         volume.close()
-
-
-def segment(number: int, stream: str = "dirty", live: int = 5) -> SegmentRecord:
-    return SegmentRecord(number, 0, 100, stream, SegmentState.SEALED, live, 0)
-
-
-def test_the_victim_is_an_empty_segment_then_what_the_policy_says() -> None:
-    some = [segment(1, "kept", 50), segment(2), segment(3, "fill")]
-    assert eviction.victim([*some, segment(4, live=0)], "s3fifo", 1000) == segment(4, live=0)
-    assert eviction.victim(some, "fifo", 1000) == some[0]
-    assert eviction.victim(some, "s3fifo", 1000) == some[0], "little is on probation"
-    assert eviction.victim(some, "s3fifo", 50) == some[1], "probation is over its share"
-    active = SegmentRecord(9, 0, 100, "dirty", SegmentState.ACTIVE, 0, 0)
-    assert eviction.victim([active], "lru", 1000) is None
-    assert eviction.survives("s3fifo", 1)
-    assert not eviction.survives("s3fifo", 0)
-    assert not eviction.survives("fifo", 3)
 
 
 def test_what_was_read_outlives_a_scan(tmp_path: Path) -> None:

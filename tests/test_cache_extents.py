@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from cache import extents
 from cache.config import MIB
+from cache.heat import HEAT_MAX
 from cache.index import Index, Table, Txn
 from cache.overlay import Overlay
 from cache.records import ZEROS, Extent, SegmentRecord, SegmentState
@@ -184,8 +185,8 @@ def test_heat_stops_at_its_maximum_and_goes_with_the_use(index: Index) -> None:
             SegmentRecord(SEGMENT, 0, MIB, "dirty", SegmentState.ACTIVE, 0, 0),
         )
         extents.attach(txn, 1, [stored(1, 0, 10)])
-        extents.heat(txn, SEGMENT, BLOCK, 2)
-        extents.heat(txn, SEGMENT, BLOCK, 200)
-        return [resident.heat for resident in extents.residents(txn, SEGMENT)]
+        for _ in range(HEAT_MAX + 5):
+            extents.warm(txn, SEGMENT, BLOCK, turn=3)
+        return [resident.heat.now(3) for resident in extents.residents(txn, SEGMENT)]
 
-    assert index.commit(change) == [extents.HEAT_MAX]
+    assert index.commit(change) == [HEAT_MAX]

@@ -11,6 +11,7 @@ from cache.errors import FormatMismatch
 from cache.records import (
     RECORD_VERSION,
     Dentry,
+    EvictionState,
     Extent,
     Inode,
     Kind,
@@ -46,6 +47,7 @@ EXTENT = Extent(
     start=1, length=2, segment=3, offset=4, stored_length=5, checksum=6, skip=7, revision=8
 )
 PINNED = [
+    (EvictionState(1, 2, 0.5, 3, 4, 5), "01 96 01 02 cb3fe0000000000000 03 04 05"),
     (Dentry(7, Kind.DIRECTORY), "01 92 07 02"),
     (SEGMENT, "01 97 01 00 cd1000 a56469727479 02 05 06"),
     (
