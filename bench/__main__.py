@@ -98,7 +98,8 @@ def _cell(row: Row, name: str) -> str:
         return f"failed: {row.failures[name]}"
     if name not in row.figures:
         return ""
-    figure = f"{row.figures[name]:,.{0 if row.figures[name] >= 100 else 1}f}"
+    value = row.figures[name]
+    figure = f"{value:,.{0 if value >= 100 else 1 if value >= 1 or not value else 2}f}"
     return figure if name == row.reference else f"{figure} ({row.ratio(name) or 0:.2f})"
 
 

@@ -18,7 +18,7 @@ from prometheus_client import REGISTRY
 
 from bench.policies import Lru, Policy, S3Fifo, Sieve
 from bench.rounds import Row
-from bench.traces import Trace, training, zipf_with_scans
+from bench.traces import Trace, moving_zipf_with_scans, training, zipf_with_scans
 from cache.errors import CacheFull
 from cache.records import WriteMode
 from tests.support.volume import BUCKET, TestVolume
@@ -33,6 +33,7 @@ def run(work: Path, *, quick: bool) -> list[Row]:
     """quick: the smallest cache only."""
     traces = [
         zipf_with_scans(4000, 60_000),
+        moving_zipf_with_scans(4000, 60_000),
         training(2700, 5, shuffled=True),
         training(2700, 5, shuffled=False),
     ]

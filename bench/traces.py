@@ -51,6 +51,23 @@ def zipf_with_scans(objects: int, reads: int, *, scans: float = 0.25, seed: int 
     return Trace(name, sizes, list(itertools.islice(some(), reads)), reads // 3)
 
 
+def moving_zipf_with_scans(objects: int, reads: int, *, seed: int = 1) -> Trace:
+    """As above, but half of the objects exchange their popularity, six times in all."""
+    trace = zipf_with_scans(objects, reads, seed=seed)
+    random_numbers = random.Random(seed)
+    place = list(range(objects))
+    moved = []
+    for turn, key in enumerate(trace.reads):
+        if turn % (reads // 6) == 0:
+            some = random_numbers.sample(range(objects), objects // 2)
+            before = [place[moving] for moving in some]
+            random_numbers.shuffle(before)
+            for moving, new in zip(some, before, strict=True):
+                place[moving] = new
+        moved.append(place[key])
+    return Trace(f"{trace.name}, moving", trace.sizes, moved, trace.warm)
+
+
 def training(objects: int, epochs: int, *, shuffled: bool, seed: int = 1) -> Trace:
     """Every object once in each epoch, in a new order each time or in the same; the first epoch,
     in which nobody has anything, does not count."""

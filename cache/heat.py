@@ -11,7 +11,7 @@ import struct
 from typing import NamedTuple
 
 HEAT_MAX = 15
-AGE = 4
+AGE = 3
 """Longer, and what was popular stays too long; shorter, and what is read seldom is all alike."""
 TURNS = 1 << 16
 _COUNT = struct.Struct(">B")
