@@ -39,7 +39,9 @@ def main() -> None:
     parser.add_argument("--bound", type=float, default=100, help="MB/s of the wire to a far store")
     parser.add_argument("--delay", type=float, default=20, help="ms that a request takes there")
     parser.add_argument("--shards", type=int, default=4, help="of 100 MiB, for `training`")
-    parser.add_argument("--quick", action="store_true", help="less data over the wire; eviction: one cache only")
+    parser.add_argument(
+        "--quick", action="store_true", help="less data over the wire; eviction: one cache only"
+    )
     parser.add_argument("--json", type=Path, default=Path("bench-results.json"))
     parser.add_argument("--directory", type=Path, help="where to work; default: a temporary one")
     arguments = parser.parse_args()

@@ -221,9 +221,10 @@ def test_what_was_read_in_pieces_was_read_once(
         fill(box, 1)
 
         def warmth() -> int:
+            box.get(b"000")
+            box.volume.fetcher.fill_all(box.inode(b"000"))
             for start in range(0, SIZE, 10_000):
                 box.get(b"000", start, start + 10_000)
-                box.volume.fetcher.fill_all(box.inode(b"000"))
             box.volume.contents.fold_heat()
             with box.volume.index.read() as txn:
                 (record,) = box.volume.segments.records(txn)
