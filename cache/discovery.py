@@ -41,6 +41,9 @@ Ask = Callable[[Store, bytes], StoredObject]
 """A question to a store about one of its keys. StoreNotFound."""
 
 
+_Listed = StoredObject | StoredPrefix
+
+
 class Discovery:
     def __init__(
         self, index: Index, buckets: Buckets, locks: NodeLocks, config: CacheConfig
@@ -154,13 +157,12 @@ class Discovery:
             entries = [e for e in page.entries if e.key != prefix]
             for start in range(0, len(entries), _BATCH):
                 batch = entries[start : start + _BATCH]
-                detailed = list(self._pool.map(partial(self._detailed, store), batch))
                 adopt = partial(
                     self._adopt_all,
                     bucket=bucket,
                     directory=directory,
                     prefix=prefix,
-                    entries=detailed,
+                    entries=self._detailed(store, batch),
                     asked_ns=asked_ns,
                 )
                 self.commit(adopt, first=first)
@@ -169,21 +171,24 @@ class Discovery:
                 return seen
             marker = page.next_marker
 
-    @staticmethod
-    def _detailed(store: Store, entry: StoredObject | StoredPrefix) -> StoredObject | StoredPrefix:
+    def _detailed(self, store: Store, entries: Sequence[_Listed]) -> Sequence[_Listed]:
         """An S3 listing lacks attributes, and what is a symlink or a special file shows in those
         only; such objects are small, so small objects are asked for one by one. A directory's are
         those of its marker, which a listing hides behind its prefix."""
-        if isinstance(entry, StoredPrefix):
-            wanted = not store.capabilities.native_directories
-        else:
-            wanted = entry.attributes is None and entry.size_bytes <= _LINK_MAX_BYTES
-        if wanted:
+
+        def lacks(entry: _Listed) -> bool:
+            if isinstance(entry, StoredPrefix):
+                return not store.capabilities.native_directories
+            return entry.attributes is None and entry.size_bytes <= _LINK_MAX_BYTES
+
+        def asked(entry: _Listed) -> _Listed:
             try:
-                return store.head(entry.key)
+                return store.head(entry.key) if lacks(entry) else entry
             except StoreNotFound:
                 return entry
-        return entry
+
+        # A store of files tells all of them: its entries need no turn in the pool.
+        return list(self._pool.map(asked, entries)) if any(map(lacks, entries)) else entries
 
     def _adopt_all(
         self,
