@@ -33,10 +33,11 @@ class Task:
     intent: bool  # see QueueEntry
     inode: Inode | None  # None: the name is gone
     attributes: ObjectAttributes
-    foreign: int | None  # an inode whose bytes lie at this place, or above it, and must go first
+    foreign: int | None
+    """An inode that must go first: its bytes lie at this place, or above it; or nobody knows where
+    it went, and this with it."""
     rival: Place | None  # what waits to leave the name that this one takes, of the other kind
     owned: bool  # the key is some live name's
-    stepping: int | None  # the inode, if it was killed while it stepped aside
 
     @property
     def has_moved(self) -> bool:
@@ -79,10 +80,9 @@ class Comparison:
             attributes=namespace.NO_ATTRIBUTES
             if inode is None
             else namespace.object_attributes(txn, inode),
-            foreign=namespace.in_the_way(txn, place, None if inode is None else inode.id),
+            foreign=self._foreign(txn, place, inode),
             rival=None if inode is None else self._rival(txn, place),
             owned=namespace.store_owner(txn, place.bucket, key) is not None,
-            stepping=None if inode is None else self._stepping(txn, place.bucket, inode),
         )
 
     @staticmethod
@@ -97,11 +97,12 @@ class Comparison:
         return Place(place.bucket, place.parent, other) if waits else None
 
     @staticmethod
-    def _stepping(txn: Txn, root: int, inode: Inode) -> int | None:
-        """The inode's id if _step_aside was begun and not noted as done."""
-        if inode.stored is None or inode.stored.name == aside_name(inode):
-            return None
-        return inode.id if dirty.away_at(txn, root, aside_name(inode)) == inode.id else None
+    def _foreign(txn: Txn, place: Place, inode: Inode | None) -> int | None:
+        own = None if inode is None else inode.id
+        lost = namespace.unsettled(
+            txn, place.bucket, place.parent, *(() if own is None else (own,))
+        )
+        return namespace.in_the_way(txn, place, own) if lost is None else lost
 
     def still(self, task: Task) -> bool:
         """Whether what was seen before the lock was taken still holds."""

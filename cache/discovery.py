@@ -119,6 +119,16 @@ class Discovery:
             inode is not None and bool(inode.nlink) and self._store_prefix(txn, inode)[1] == prefix
         )
 
+    @staticmethod
+    def _is_on_its_way(txn: Txn, number: int) -> bool:
+        """Whether the store is just moving the inode, or a directory above it: what it lacks at the
+        place that is noted may be at the other."""
+        inode = namespace.get(txn, number)
+        if inode.parent in (0, ROOT):
+            return False
+        root = namespace.bucket_of(txn, inode.parent)
+        return namespace.unsettled(txn, root, number) is not None
+
     def _store_prefix(self, txn: Txn, directory: Inode) -> tuple[Bucket, bytes]:
         if directory.parent == ROOT:
             return self._buckets.of_root(txn, directory.id), b""
@@ -227,6 +237,8 @@ class Discovery:
             inode = namespace.get(txn, directory)
             if inode.nlink and not self._is_at(txn, directory, prefix):
                 return  # still unknown: whoever wants to know asks again
+            if self._is_on_its_way(txn, directory):
+                return
             if inode.listed_ns and inode.nlink:
                 for name, dentry in list(names.scan(txn, directory)):
                     if name in seen or self._is_ours(txn, directory, name, begun_ns):
@@ -379,6 +391,8 @@ class Discovery:
             return
         inode = namespace.get(txn, dentry.inode)
         if inode.stored is None or inode.stored.revision != inode.revision:
+            return
+        if self._is_on_its_way(txn, inode.id):
             return
         if inode.is_dir:
             if inode.size:

@@ -54,6 +54,7 @@ class Table(enum.StrEnum):
     QUEUED = "queued"
     SETTLED = "settled"
     AWAY = "away"
+    MOVING = "moving"
     COPIES = "copies"
     ORPHANS = "orphans"
     LINKS = "links"

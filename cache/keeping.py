@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from cache import dirty, extents, namespace
+from cache import dirty, extents, moving, namespace
 from cache.contents import Contents
 from cache.errors import StoreUnavailable
 from cache.fetch import Fetcher
@@ -40,6 +40,7 @@ class Keeper:
                 raise StoreUnavailable(f"inode {current.id} was evicted meanwhile")
             if current.stored is not None:
                 dirty.come_home(txn, current.stored.parent, current.stored.name, current.id)
+            moving.end(txn, current.id)
             current = namespace.update(txn, current, stored=None)
             if then is not None:
                 then(txn, current)
@@ -55,6 +56,9 @@ class Keeper:
             current = namespace.get(txn, inode.id)
             if not current.nlink and dirty.waits_below(txn, current.id):
                 return  # a removed directory, below which something was queued meanwhile
+            if current.nlink and (current.parent, current.name) != (inode.parent, inode.name):
+                return  # renamed meanwhile: what is below it has still to follow
+            moving.end(txn, current.id)
             if current.stored is not None:
                 dirty.come_home(txn, current.stored.parent, current.stored.name, current.id)
                 if current.nlink:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from cache import dirty, names
+from cache import dirty, moving, names
 from cache.changes import Change
 from cache.config import CacheConfig
 from cache.errors import InvalidKey, NameTooLong, NoSuchInode, NotADirectory
@@ -250,6 +250,22 @@ def in_the_way(txn: Txn, place: Place, own: int | None) -> int | None:
     return None
 
 
+def unsettled(txn: Txn, root: int, *inodes: int) -> int | None:
+    """The topmost of these inodes and the directories above them in the store that was on its way
+    inside the store when somebody was killed: it and all below it are at one of two places.
+    root: of the bucket."""
+    for lowest in inodes:
+        number, found = lowest, None
+        while number != root:
+            if moving.target(txn, number) is not None:
+                found = number
+            inode = get(txn, number)
+            number = inode.parent if inode.stored is None else inode.stored.parent
+        if found is not None:
+            return found
+    return None
+
+
 def bucket_of(txn: Txn, parent: int) -> int:
     return path_of(txn, parent, b"")[0]
 
@@ -325,7 +341,7 @@ def _leave_behind(txn: Txn, parent: int, name: bytes, inode: Inode) -> Inode:
     stored = inode.stored
     if stored is None:
         stored = Stored(parent, name, "", 0, inode.revision, inode.attributes_revision)
-    if not dirty.waits_below(txn, inode.id):
+    if not dirty.waits_below(txn, inode.id) and moving.target(txn, inode.id) is None:
         dirty.come_home(txn, stored.parent, stored.name, inode.id)
     elif dirty.away_at(txn, stored.parent, stored.name) is None:
         dirty.send_away(txn, stored.parent, stored.name, inode.id)
@@ -476,6 +492,7 @@ def discard(txn: Txn, inode: Inode) -> None:
             txn.delete(Table.XATTRS, row)
     if inode.stored is not None:
         dirty.come_home(txn, inode.stored.parent, inode.stored.name, inode.id)
+    moving.end(txn, inode.id)
     txn.delete(Table.INODES, key)
 
 

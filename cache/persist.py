@@ -10,6 +10,8 @@ processes racing for it end in the same state. Rules that keep it so:
   although its name moved on (`away`) is brought home first. That holds for the directories on the
   way too: a renamed directory moves before anything is put where it was. Where renames form a
   circle, one inode steps aside under a name of its own.
+- Where the store was asked to move something and nobody noted the answer, that is found out first
+  (cache/moving.py).
 - A file takes the name of a directory, or a directory that of a file, when the other has left it.
 - A deletion leaves a key alone that belongs to a live name.
 - An upload is conditional on the version the index knew; what others put there meanwhile is kept
@@ -26,9 +28,7 @@ import logging
 from collections.abc import Iterable, Iterator
 from functools import partial
 
-import msgspec
-
-from cache import dirty, namespace
+from cache import dirty, moving, namespace
 from cache.buckets import Buckets
 from cache.comparison import Comparison, aside_name
 from cache.config import CacheConfig
@@ -50,6 +50,7 @@ from cache.records import (
     Inode,
     QueueEntry,
 )
+from cache.relocation import Relocation
 from cache.stores.base import Store, StoredObject
 from cache.uploading import Uploader
 
@@ -73,8 +74,14 @@ class Persister:
         self._buckets = buckets
         self._comparison = Comparison(index, buckets)
         self._keeper = Keeper(index, contents, fetcher)
+        self._relocation = Relocation(index)
         self._reconciler = Reconciler(
-            index, Uploader(index, contents), discovery, self._comparison, self._keeper
+            index,
+            Uploader(index, contents),
+            discovery,
+            self._comparison,
+            self._keeper,
+            self._relocation,
         )
         self._locks = locks
         self._deadline_s = config.fetch_deadline_s * 4
@@ -93,9 +100,6 @@ class Persister:
             if task.foreign is not None:
                 self._bring_home(task.foreign, waiting)
                 continue
-            if task.stepping is not None:
-                self._step_aside(task.stepping, place.bucket)
-                continue
             if task.rival is not None:
                 self.persist(task.rival, waiting)
                 continue
@@ -105,6 +109,7 @@ class Persister:
                     done = (
                         self._comparison.still(task)
                         and now.has_moved
+                        and now.foreign is None
                         and self._reconciler.move_directory(now)
                     )
             else:
@@ -192,12 +197,15 @@ class Persister:
             except NoSuchInode:
                 return
             place = None
+            lost = moving.target(txn, inode_id) is not None and (inode.nlink or inode.is_dir)
             below: list[QueueEntry] = []
             if inode.stored is not None and (inode.nlink or inode.is_dir):
                 root = namespace.bucket_of(txn, inode.parent)
                 place = Place(root, inode.parent, inode.name)
                 below = [] if inode.nlink else dirty.entries_of(txn, inode_id)
-        if place is None:
+        if lost:
+            self._settle(inode)
+        elif place is None:
             # Not while it is on its way to the name that it has just lost: what is put where it
             # was would be taken along.
             with self._locks.hold("inode", inode_id, deadline_s=self._deadline_s):
@@ -213,36 +221,52 @@ class Persister:
             with self._locks.hold("bucket", place.bucket, shared=True, deadline_s=self._deadline_s):
                 self._keeper.forget_place(inode)
 
+    def _settle(self, inode: Inode) -> None:
+        """Find out where an inode is that was being moved when somebody was killed, after those
+        above its places."""
+        with self._index.read() as txn:
+            inode = namespace.get(txn, inode.id)
+            at, root = moving.target(txn, inode.id), namespace.bucket_of(txn, inode.parent)
+            if at is None:
+                return
+            assert inode.stored is not None, "what has no place in the store is on its way there"
+            store = self._buckets.store(self._buckets.of_root(txn, root))
+            above = namespace.unsettled(txn, root, inode.stored.parent, at[0])
+            first = None if above is None else namespace.get(txn, above)
+        if first is not None:
+            self._settle(first)
+        # Whoever moves it holds these, or all of the bucket, if he is alive after all.
+        shared, deadline_s = not inode.is_dir, self._deadline_s
+        with (
+            self._locks.hold("bucket", root, shared=shared, deadline_s=deadline_s),
+            self._locks.hold("inode", inode.id, deadline_s=deadline_s),
+        ):
+            self._relocation.settle(store, root, inode)
+
     def _step_aside(self, inode_id: int, root: int) -> None:
         """Names were exchanged, in a circle or with a directory's own child: nobody can go first.
         So one leaves its place in the store for a name of its own, until its turn comes."""
+        with self._index.read() as txn:
+            inode = namespace.get(txn, inode_id)
+            lost = namespace.unsettled(txn, root, inode_id)
+            first = None if lost is None else namespace.get(txn, lost)
+        if first is not None:
+            self._settle(first)
+            return
         with self._locks.hold("bucket", root, deadline_s=self._deadline_s):
-            aside = self._index.commit(partial(self._plan_aside, inode_id=inode_id, root=root))
-            if aside is None:
+            plan = self._index.commit(partial(self._plan_aside, inode_id=inode_id, root=root))
+            if plan is None:
                 return
-            store, old, new = aside
+            store, old, new = plan
             log.info("the store moves %r out of the way, to %r", old, new)
             found: StoredObject | None = None
-            try:
-                found = store.rename(old, new)
-            except StoreNotFound:
-                # Killed behind this rename the last time, or never persisted.
+            if inode.is_dir:
+                self._relocation.move_directory(store, root, inode, old, new)
+            else:
                 with contextlib.suppress(StoreNotFound):
-                    found = store.head(new)
-
-            def change(txn: Txn) -> None:
-                inode = namespace.get(txn, inode_id)
-                assert inode.stored is not None
-                dirty.come_home(txn, inode.stored.parent, inode.stored.name, inode_id)
-                version = inode.stored.version if found is None else found.version
-                stored = msgspec.structs.replace(
-                    inode.stored, parent=root, name=new, version=version
-                )
-                namespace.update(txn, inode, stored=stored)
-
-            self._index.commit(change)
-            if new.endswith(b"/") and not store.capabilities.native_rename:
-                self._reconciler.learn_versions(root, store, new)
+                    found = self._relocation.move_file(store, inode, old, new)
+            arrived = partial(self._relocation.arrived, number=inode_id, found=found)
+            self._index.commit(arrived)
 
     def _plan_aside(self, txn: Txn, inode_id: int, root: int) -> tuple[Store, bytes, bytes] | None:
         """Note where the inode's bytes will be before they move; (store, from, to) in the store.
@@ -251,12 +275,12 @@ class Persister:
         new = aside_name(inode)
         if inode.stored is None or inode.stored.name == new:
             return None
-        if dirty.away_at(txn, root, new) != inode_id:  # else it was begun before
-            at = inode.stored.parent, inode.stored.name
-            if dirty.away_at(txn, *at) != inode_id:
-                return None  # it went elsewhere while the lock was waited for: others are there now
+        if namespace.unsettled(txn, root, inode_id) is not None:
+            return None  # begun, and killed, after this was looked at
+        if dirty.away_at(txn, inode.stored.parent, inode.stored.name) != inode_id:
+            return None  # it went elsewhere while the lock was waited for: others are there now
         old = namespace.store_path_of(txn, inode.stored.parent, inode.stored.name)
-        dirty.send_away(txn, root, new, inode_id)
+        moving.begin(txn, inode_id, root, new)
         dirty.mark(txn, root, root, new, 0)
         return self._buckets.store(self._buckets.of_root(txn, root)), old, new
 

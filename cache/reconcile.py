@@ -15,7 +15,7 @@ from functools import partial
 
 import msgspec
 
-from cache import dirty, names, namespace
+from cache import dirty, moving, names, namespace
 from cache.comparison import Comparison, Task
 from cache.contents import is_dirty
 from cache.discovery import Discovery
@@ -34,8 +34,9 @@ from cache.records import (
     Inode,
     Stored,
 )
-from cache.stores.base import ABSENT, Store, StoredAttributes, StoredObject
-from cache.uploading import Uploader, is_ours, looks_like
+from cache.relocation import Relocation
+from cache.stores.base import ABSENT, StoredAttributes, StoredObject
+from cache.uploading import Uploader, is_ours
 
 log = logging.getLogger(__name__)
 
@@ -48,18 +49,20 @@ class Reconciler:
         discovery: Discovery,
         comparison: Comparison,
         keeper: Keeper,
+        relocation: Relocation,
     ) -> None:
         self._index = index
         self._uploader = uploader
         self._discovery = discovery
         self._comparison = comparison
         self._keeper = keeper
+        self._relocation = relocation
 
     def reconcile(self, task: Task) -> bool:
         """Under the key's lock; False when it must be looked at again."""
         key, task = task.key, self._comparison.look(task.place)
         moves = task.inode is not None and task.inode.is_dir and task.has_moved
-        if task.key != key or task.foreign is not None or task.stepping is not None or moves:
+        if task.key != key or task.foreign is not None or moves:
             return False  # renamed since: that needs other locks, or somebody else first
         if task.mode.persists:
             return self._store(task)
@@ -161,8 +164,9 @@ class Reconciler:
 
     def _put_directory(self, task: Task, inode: Inode) -> bool:
         if not inode.explicit and not task.store.capabilities.native_directories:
-            if inode.stored is not None or task.base:
-                # The marker that it had when it was explicit, or whoever had the name before it.
+            if not task.intent:
+                # The marker that it had when it was explicit, or that of whoever had the name
+                # before, which may have come there without anybody's note.
                 task.store.delete(task.key)
                 self._keeper.forget_place(inode)
             self._clear(task)
@@ -192,20 +196,15 @@ class Reconciler:
             old = namespace.store_path_of(txn, inode.stored.parent, inode.stored.name)
             new = namespace.store_path_of(txn, task.place.parent, task.place.name)
         log.info("the store follows a rename: %r -> %r", old, new)
-        try:
-            task.store.rename(old, new)
-        except StoreNotFound:
-            log.debug("%r was not in the store yet", old)
+        self._relocation.begin(inode, task.place.parent, task.place.name)
+        self._relocation.move_directory(task.store, task.place.bucket, inode, old, new)
         found = StoredObject(new, 0, inode.stored.version, time.time_ns())
         if inode.explicit:
             found = self._write_marker(task, inode)
         elif not task.store.capabilities.native_directories:
             # It has no marker of its own, and one that came along, or was here before, must go.
             inode = msgspec.structs.replace(inode, revision=namespace.NOT_STORED)
-        done = self._finish(task, inode, found)
-        if not task.store.capabilities.native_rename:
-            self.learn_versions(task.place.bucket, task.store, new)
-        return done
+        return self._finish(task, inode, found)
 
     def _write_marker(self, task: Task, inode: Inode) -> StoredObject:
         """Give the store the directory as it is, and what S3 clients put under its key."""
@@ -215,28 +214,6 @@ class Reconciler:
                     task.key, self._uploader.attributes_of(inode, task.attributes)
                 )
         return self._uploader.upload(task, inode, expected=None)
-
-    def learn_versions(self, bucket: int, store: Store, prefix: bytes) -> None:
-        """Copies may have other ETags than their originals: note those of a moved directory."""
-        marker = b""
-        while True:
-            page = store.list(prefix, delimiter=False, marker=marker)
-            objects = [e for e in page.entries if isinstance(e, StoredObject)]
-
-            def change(txn: Txn, objects: list[StoredObject] = objects) -> None:
-                for found in objects:
-                    owner = namespace.store_owner(txn, bucket, found.key)
-                    if owner is None:
-                        continue
-                    inode = namespace.get(txn, owner)
-                    if inode.stored is not None and inode.stored.size == found.size_bytes:
-                        stored = msgspec.structs.replace(inode.stored, version=found.version)
-                        namespace.update(txn, inode, stored=stored)
-
-            self._index.commit(change)
-            if page.next_marker is None:
-                return
-            marker = page.next_marker
 
     def _follow(self, task: Task, inode: Inode) -> StoredObject:
         """A clean file was renamed: its object moves inside the store."""
@@ -263,18 +240,11 @@ class Reconciler:
         """The file that a clean inode is moves in one step, with the attributes that changed."""
         assert inode.stored is not None
         attributes = self._uploader.attributes_of(inode, task.attributes)
-        try:
-            there = task.store.head(old)
-        except StoreNotFound:
-            # Killed between the store's answer and our own note of it?
-            there = task.store.head(task.key)
-            if not looks_like(inode, there):
-                raise
-            return task.store.set_attributes(task.key, attributes, expected=there.version)
+        there = task.store.head(old)
         if there.version != inode.stored.version:
             raise StoreChanged(f"{old!r} is {there.version}, not {inode.stored.version}")
-        found = task.store.rename(old, task.key)
-        assert found is not None, "only the rename of a directory has no answer"
+        self._relocation.begin(inode, task.place.parent, task.place.name)
+        found = self._relocation.move_file(task.store, inode, old, task.key)
         if inode.stored.attributes_revision != inode.attributes_revision:
             found = task.store.set_attributes(task.key, attributes, expected=found.version)
         return found
@@ -318,6 +288,7 @@ class Reconciler:
                 return True
             if inode.stored is not None:
                 dirty.come_home(txn, inode.stored.parent, inode.stored.name, inode.id)
+            moving.end(txn, inode.id)
             stored = Stored(
                 place.parent,
                 place.name,
@@ -329,8 +300,9 @@ class Reconciler:
             namespace.update(txn, inode, stored=stored)
             dentry = names.find(txn, place.parent, place.name)
             if dentry is None or dentry.inode != inode.id:
-                # Renamed or replaced meanwhile: the bytes lie where the name was.
-                if inode.nlink:
+                # Renamed or replaced meanwhile: the bytes lie where the name was; so do those of
+                # whatever has still to leave a directory that was removed.
+                if inode.nlink or (inode.is_dir and dirty.waits_below(txn, inode.id)):
                     dirty.send_away(txn, place.parent, place.name, inode.id)
                 dirty.rebase(txn, place.parent, place.name, found.version)
                 return False

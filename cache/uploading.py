@@ -91,20 +91,6 @@ def is_ours(inode: Inode, found: StoredObject) -> bool:
     )
 
 
-def looks_like(inode: Inode, found: StoredObject) -> bool:
-    """Whether an object where a clean inode was to go is that inode's: others than we leave
-    no ETag with a file, which then is known by its size and time."""
-    if is_ours(inode, found):
-        return True
-    attributes = found.attributes
-    return (
-        attributes is not None
-        and attributes.s3_etag is None
-        and (attributes.kind, found.size_bytes, attributes.mtime_ns)
-        == (inode.kind, inode.size, inode.mtime_ns)
-    )
-
-
 class Uploader:
     def __init__(self, index: Index, contents: Contents) -> None:
         self._index = index

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from cache.errors import NoSuchKey, NotEmpty, NotSupported
+from cache.errors import NoSuchKey, NotEmpty, NotSupported, StoreUnavailable
 from cache.namespace import Place
 from cache.records import ObjectAttributes, Part, WriteMode
 from cache.stores.base import Store, StoredAttributes
 from cache.versions import ENABLED
+from tests.support.fault_store import no_fault, unavailable
 from tests.support.stores import Backend, moto_backend
 from tests.support.volume import BUCKET, TestVolume, box, some_bytes
 from tests.test_cache_versions import enable
@@ -235,12 +236,20 @@ def test_a_directory_that_only_its_keys_imply_has_no_marker_of_others(kept: Test
     for name in (b"a", b"b"):
         kept.mkdir(name)
     kept.drain()
+    kept.mkdir(b"d")
+    kept.store.after = unavailable
+    with pytest.raises(StoreUnavailable):
+        kept.volume.persister.persist(Place(kept.root, kept.root, b"d/"))
+    kept.store.after = no_fault
+    kept.rmdir(b"d")
+    kept.put(b"d/x", b"x")  # nobody knows that there is a d/
     kept.rmdir(b"a")
     kept.put(b"a/x", b"x")  # before the store knows that there is another a/
     kept.put(b"c/x", b"x")
     kept.rename(b"c", b"b")
     kept.drain()
-    assert {b"a/", b"b/"} & set(kept.stored()) == ({b"a/", b"b/"} if real else set())
+    markers = {b"a/", b"b/", b"d/"}
+    assert markers & set(kept.stored()) == (markers if real else set())
 
 
 def test_a_renamed_directory_outlives_its_last_key(kept: TestVolume) -> None:
