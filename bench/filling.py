@@ -18,10 +18,13 @@ import random
 from collections.abc import Iterator
 from functools import partial
 from itertools import islice
+from pathlib import Path
+from typing import Any
 
 import msgspec
 import xxhash
 
+from bench import servers
 from cache import extents, namespace
 from cache.config import CacheConfig
 from cache.index import Txn
@@ -64,6 +67,14 @@ def some_key(count: int, chance: random.Random) -> str:
     number = chance.randrange(half)
     key = flat_key(number) if chance.random() < 0.5 else b"".join(tree_key(number, half))
     return key.decode()
+
+
+def node_settings(directory: Path) -> dict[str, Any]:
+    """The configuration of a node for such a bucket, with gateways that believe who asks."""
+    settings = servers.node_settings(directory)
+    # Room for sparse segments: what is on the disk is the index only.
+    settings["cache"] |= {"capacity_bytes": "512GiB", "index_bytes": "32GiB"}
+    return settings | {"auth": {"mode": "simple"}, "node": {"gateways": 2}}
 
 
 def fill(config: NodeConfig, bucket: str, count: int) -> float:
