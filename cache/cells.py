@@ -8,12 +8,17 @@ and read it elsewhere. Thread-safe.
 
 from __future__ import annotations
 
+import math
 import threading
 
 from cache.contents import Staged
 from cache.errors import DeadlineExceeded
 
 _PIECE_BYTES = 1 << 20
+_BATCH_BYTES = 256 << 10
+_BATCH_S = 0.05
+"""A follower is woken once for so much, or waits so long for it: what trickles in is passed on, and
+what comes at speed does not wake anybody for every packet."""
 
 
 class CellFill:
@@ -29,6 +34,7 @@ class CellFill:
         self._changed = threading.Condition()
         self._parts: list[tuple[int, Staged]] = []  # in order, with the first byte of each
         self._available = start  # all before this is in a part, or was skipped
+        self._wake_at: float = start  # followers wait for bytes up to here
         self._claimed = False
         self._finished = False
         self._users = 0
@@ -64,7 +70,9 @@ class CellFill:
         self._parts[-1][1].write(chunk)
         with self._changed:
             self._available += len(chunk)
-            self._changed.notify_all()
+            if self._available >= self._wake_at:
+                self._wake_at = math.inf
+                self._changed.notify_all()
 
     def finish(self, error: BaseException | None = None) -> None:
         """No more will come: the range is cached now, or `error` says why not."""
@@ -82,12 +90,13 @@ class CellFill:
                 raise DeadlineExceeded(f"bytes from {self.start} took too long")
 
     def read(self, start: int, stop: int, deadline_s: float) -> bytes:
-        """Bytes from `start` on, at most to `stop`, as soon as there are any; b"" if none will
-        come: they were skipped, or the fill ended before. deadline_s: longest wait."""
+        """Bytes from `start` on, at most to `stop`: the first of the fill as soon as there are any,
+        later ones some at a time. b"" if none will come: they were skipped, or the fill ended
+        before. deadline_s: longest wait."""
+        batch = 1 if start == self.start else _BATCH_BYTES
         with self._changed:
-            there = self._changed.wait_for(
-                lambda: self._finished or self._available > start, deadline_s
-            )
+            self._wait_until(min(stop, start + batch), _BATCH_S)
+            there = self._wait_until(start + 1, deadline_s)
             available = min(stop, self._available)
             part = next((p for p in reversed(self._parts) if p[0] <= start), None)
         if not there:
@@ -96,6 +105,17 @@ class CellFill:
             return b""
         first, staged = part
         return staged.read_back(start - first, min(available - start, _PIECE_BYTES))
+
+    def _wait_until(self, position: int, timeout_s: float) -> bool:
+        """Whether all before `position` came in time, or no more will. The lock is held."""
+
+        def there() -> bool:
+            if self._finished or self._available >= position:
+                return True
+            self._wake_at = min(self._wake_at, position)
+            return False
+
+        return self._changed.wait_for(there, timeout_s)
 
     def skipped_to(self, start: int, stop: int) -> int:
         """Where the bytes that read() had nothing of end: the next part, or `stop`."""

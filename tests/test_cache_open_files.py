@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cache.config import MIB
 from cache.contents import INLINE_MAX
 from cache.errors import IsADirectory, NoSuchInode, NoSuchKey, NotPermitted
 from cache.records import WriteMode
@@ -321,3 +322,34 @@ def test_many_scattered_writes_are_published_before_they_fill_the_memory(
     assert 0 < len(file._overlay) < 2048
     file.release()
     assert box.get(b"f") == bytes(5000) + b"x\0\0" * 2499 + b"x"
+
+
+@pytest.mark.parametrize(
+    ("starts", "ahead"),
+    [
+        ((0, 1, 2), True),
+        ((0, 2, 1), True),  # the kernel's read-ahead is not always in order
+        ((9, 5, 1), False),
+        ((5, 9, 0), False),
+    ],
+)
+def test_only_a_reader_in_order_has_more_fetched_ahead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, starts: tuple[int, ...], ahead: bool
+) -> None:
+    box = TestVolume(tmp_path, capacity_bytes=512 * MIB, segment_bytes=32 * MIB)
+    try:
+        data = some_bytes(12 * MIB)
+        box.put(b"a", data)
+        box.drain()
+        box.evict()
+        fetched: list[int] = []
+        monkeypatch.setattr(
+            box.volume.fetcher, "prefetch", lambda inode, start, stop: fetched.append(start)
+        )
+        file = box.volume.open_files.open(box.inode(b"a").id, write=False)
+        for start in starts:
+            assert file.read(start * MIB, MIB) == data[start * MIB : (start + 1) * MIB]
+        file.release()
+        assert bool(fetched) == ahead
+    finally:
+        box.close()
