@@ -16,6 +16,7 @@ from aiohttp import web
 
 from cache.memo import Memo
 from cache.volume import Volume
+from s3api.answers import Answer
 from s3api.auth import Authentication, Authenticator, Identity
 from s3api.config import GatewayConfig
 from s3api.errors import S3Error
@@ -112,11 +113,12 @@ class Call:
         status: int = 200,
         headers: Mapping[str, str] | None = None,
         body: bytes | None = None,
-    ) -> web.Response:
+    ) -> Answer:
         """A whole answer: headers and body leave in one write."""
-        return web.Response(
-            status=status, headers=self.common_headers() | dict(headers or {}), body=body
-        )
+        merged = common_headers(self.request_id, self.door.host_id)
+        merged.update(self.added_headers)
+        merged.update(headers or {})
+        return Answer(status=status, headers=merged, body=body)
 
     def document(self, output: Mapping[str, Any], status: int | None = None) -> web.Response:
         """The answer that the model describes: members in headers and an XML document."""
