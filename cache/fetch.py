@@ -188,7 +188,8 @@ class Fetcher:
                     fill.join()
                     return fill
             start, stop = self._within(cell, 0, inode.size)
-            if not self._is_wanted_whole(inode, low, high, start, stop):
+            # One on its way already is a first read, too; and each would wait for the one before.
+            if not fills and not self._is_wanted_whole(inode, low, high, start, stop):
                 start, stop = self._grains(low, high)
             fill = CellFill(start, min(inode.size, stop), ahead=ahead)
             fills.append(fill)

@@ -92,6 +92,36 @@ def test_what_is_fetched_for_reads_at_random_grows_with_them(tmp_path: Path) -> 
         box.close()
 
 
+def test_reads_of_one_cell_at_once_are_few_requests(tmp_path: Path) -> None:
+    box = large_cells(tmp_path)
+    try:
+        data = cold(box, size=4 * MIB)
+        first, go_on = threading.Event(), threading.Event()
+
+        def hold_up(operation: str, key: bytes) -> None:
+            first.set()
+            assert go_on.wait(30)
+
+        box.store.before = hold_up
+
+        def read(place: int) -> bool:
+            start = place * MIB // 2
+            return box.get(b"a", start, start + 1000) == data[start : start + 1000]
+
+        with ThreadPoolExecutor(8) as readers:
+            found = [readers.submit(read, 3)]
+            assert first.wait(30)
+            found += [readers.submit(read, place) for place in range(8)]
+            go_on.set()
+        assert all(one.result() for one in found)
+        assert box.get(b"a") == data
+        assert box.store.read_bytes == 4 * MIB
+        assert box.store.calls["read"] <= 3  # the first one's, and what is before and behind it
+        box.check()
+    finally:
+        box.close()
+
+
 def test_readers_follow_a_fill_over_what_was_there_before(tmp_path: Path) -> None:
     box = large_cells(tmp_path)
     try:
