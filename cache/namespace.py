@@ -413,9 +413,10 @@ def move(txn: Txn, inode: Inode, old: Place, new: Place) -> Inode:
     """Rename: one name of an inode, which may be the one that leads to its bytes in the store.
     The caller queues both places."""
     primary = (inode.parent, inode.name) == (old.parent, old.name)
+    hidden = is_hidden(txn, old, inode)
     detach(txn, old.parent, old.name, inode)
     inode = attach(txn, new.parent, new.name, inode, primary=primary)
-    return moved(txn, inode, old, new) if primary else inode
+    return moved(txn, inode, old, new, hidden=hidden) if primary else inode
 
 
 def links(txn: Txn, inode: Inode) -> list[tuple[int, bytes]]:
@@ -466,10 +467,16 @@ def mark(txn: Txn, place: Place, size: int, former: Inode | None = None) -> None
     dirty.mark(txn, place.bucket, place.parent, place.name, size, base)
 
 
-def moved(txn: Txn, inode: Inode, old: Place, new: Place) -> Inode:
-    """After a rename: remember where the store has the inode, until it has followed."""
+def is_hidden(txn: Txn, place: Place, inode: Inode) -> bool:
+    """Before a rename, of an inode at this place: whether another's bytes are in the way there."""
+    return inode.is_dir and in_the_way(txn, place, inode.id) is not None
+
+
+def moved(txn: Txn, inode: Inode, old: Place, new: Place, *, hidden: bool) -> Inode:
+    """After a rename: remember where the store has the inode, until it has followed. hidden: what
+    is_hidden said before; names are exchanged one after the other, and lead in circles between."""
     stored = inode.stored
-    if stored is None and inode.is_dir and in_the_way(txn, old, inode.id) is None:
+    if stored is None and inode.is_dir and not hidden:
         # It has no object there, but the keys below it carry its old name. (None of them do while
         # another's bytes are in the way there, or at a directory above: what has that place in the
         # store is the other's, and would be taken along.)

@@ -173,6 +173,8 @@ class Renames:
             _check_movable(txn, inode)
             if inode.is_dir:
                 self._check_without_versions(txn, place, to_first, to_second)
+        one_hidden = namespace.is_hidden(txn, first, one)
+        other_hidden = namespace.is_hidden(txn, second, other)
         namespace.detach(txn, first.parent, first.name, one)
         namespace.detach(txn, second.parent, second.name, other)
         one = namespace.attach(
@@ -188,12 +190,12 @@ class Renames:
         # That which has no place in the store goes first: the other's may be where it comes from,
         # and is only in the way there until it has come home.
         if primary_one and one.stored is None:
-            one = namespace.moved(txn, one, first, to_second)
+            one = namespace.moved(txn, one, first, to_second, hidden=one_hidden)
             primary_one = False
         if primary_other:
-            other = namespace.moved(txn, other, second, to_first)
+            other = namespace.moved(txn, other, second, to_first, hidden=other_hidden)
         if primary_one:
-            one = namespace.moved(txn, one, first, to_second)
+            one = namespace.moved(txn, one, first, to_second, hidden=one_hidden)
         self._versions.renew(txn, bucket, to_second, one)
         self._versions.renew(txn, bucket, to_first, other)
         for place in {first, second} - {to_first, to_second}:

@@ -166,6 +166,15 @@ def test_a_directory_that_is_removed_while_it_moves_is_in_the_way_of_what_comes_
     assert box.stored_bytes(b"c/x") == b"x"
 
 
+def test_a_directory_is_exchanged_with_one_below_what_came_out_of_it(box: TestVolume) -> None:
+    box.put(b"a/b/x", b"x")
+    box.mkdir(b"a/b/c")
+    box.rename(b"a/b", b"b")
+    box.rename(b"b/c", b"a", exchange=True)
+    check(box)
+    assert box.stored_bytes(b"b/x") == b"x"
+
+
 def persist_in(box: TestVolume, directory: bytes) -> None:
     with box.volume.index.read() as txn:
         entries = dirty.entries_of(txn, box.inode(directory).id)
