@@ -228,13 +228,10 @@ class Operations(pyfuse3.Operations):
             ctime_ns=attr.st_ctime_ns if fields.update_ctime else None,
         )
         size = attr.st_size if fields.update_size else None
-        if (
-            size is None
-            and change.only_mtime
-            and self._open_files.set_mtime_now(inode, attr.st_mtime_ns)
-        ):
-            # The kernel, with the time of what it just handed over, on the way of every close.
-            return self._told.as_written(self._files.get(inode))
+        if size is None and change.only_mtime:
+            timed = self._told.timed(inode, attr.st_mtime_ns)
+            if timed is not None:
+                return timed
         lane = self._metadata if size is None else self._data
         changed = await lane.run(
             lambda: self._set_attributes(inode, change, size),

@@ -7,12 +7,13 @@ thread.
 
 from __future__ import annotations
 
+import msgspec
 import pyfuse3
 
 from cache.access_times import AccessTimes
 from cache.files import Files
 from cache.open_files import OpenFiles
-from cache.records import Inode
+from cache.records import Inode, Kind
 from fuse import attributes
 from fuse.links import Removals
 
@@ -50,6 +51,18 @@ class Told:
         if self._access_times is not None:
             inode = self._access_times.shown(inode)
         return attributes.of(inode)
+
+    def timed(self, inode: int, mtime_ns: int) -> pyfuse3.EntryAttributes | None:
+        """Take the kernel's word for when a file was written, without a commit, where nothing is
+        lost with that; None where something is. It comes on the way of every close, about what was
+        just handed over, and behind the removal of every name."""
+        if self._open_files.set_mtime_now(inode, mtime_ns):
+            return self.as_written(self._files.get(inode))
+        found = self._files.get(inode)
+        if found.nlink or found.kind != Kind.FILE:
+            return None
+        # Without a name for good: who has it open still is told the time by the kernel itself.
+        return self.as_written(msgspec.structs.replace(found, mtime_ns=mtime_ns))
 
     def is_as_recorded(self, inode: Inode) -> bool:
         """Whether `of` says what the record says, and nothing of what is not in the index yet."""

@@ -29,6 +29,7 @@ from typing import Any
 import pytest
 
 from cache.config import BucketConfig, CacheConfig, VolumeConfig
+from cache.records import WriteMode
 from cache.stores.base import Store
 from cache.stores.posix import PosixStore, PosixStoreConfig
 from cache.volume import Volume
@@ -158,6 +159,8 @@ def _serve(arguments: dict[str, Any]) -> None:
     home = Path(arguments["home"])
     store = PosixStore(PosixStoreConfig(path=home / "store"))
     bucket = {"name": BUCKET, "store": "main"} | arguments["bucket_settings"]
+    if "write_mode" in bucket:
+        bucket["write_mode"] = WriteMode(bucket["write_mode"])  # a text on its way to us
     config = VolumeConfig(
         cache=CacheConfig(state_dir=home / "state", capacity_bytes=2 << 30),
         buckets=(BucketConfig(**bucket),),
