@@ -14,13 +14,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench import cold, eviction, growth, mount, s3, training
+from bench import cold, eviction, growth, mount, s3, training, writes
 from bench.rounds import Row
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="script/bench", description=__doc__)
-    choices = ["s3", "mount", "growth", "cold", "training", "eviction"]
+    choices = ["s3", "writes", "mount", "growth", "cold", "training", "eviction"]
     parser.add_argument("what", nargs="*", choices=[*choices, []], help="default: all")
     parser.add_argument("--rounds", type=int, default=5, help="alternating rounds (default 5)")
     parser.add_argument("--seconds", type=int, default=3, help="of load in a round (default 3)")
@@ -52,6 +52,11 @@ def main() -> None:
         if "s3" in what:
             (work / "s3").mkdir()
             rows += s3.run(work / "s3", arguments.rounds, arguments.seconds, arguments.gateways)
+        if "writes" in what:
+            (work / "writes").mkdir()
+            rows += writes.run(
+                work / "writes", arguments.rounds, arguments.seconds, arguments.gateways
+            )
         if "mount" in what:
             (work / "mount").mkdir()
             rows += mount.run(

@@ -11,7 +11,9 @@ from pathlib import Path
 import boto3
 from botocore.config import Config
 
-_UNIT = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9}
+_RATE = r"Requests/sec:\s+([\d.]+)([KMG]?)", {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9}
+_MEDIAN = r"\s50%\s+([\d.]+)(us|ms|s|m)\s", {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}
+"""What wrk says, and its units."""
 _SCRIPT = """
 local paths = {{}}
 for line in io.lines("{paths}") do paths[#paths + 1] = line end
@@ -55,14 +57,17 @@ def wrk(
     *,
     connections: int,
     seconds: int,
-    method: str = "GET",
     body: Path | None = None,
     headers: Sequence[str] = (),
+    by_median: bool = False,
 ) -> float:
-    """Requests per second; RuntimeError when any answer was not a success."""
+    """Requests per second; RuntimeError when any answer was not a success. body: of PUTs; without
+    one they are GETs. by_median: as many as
+    one connection has in a second if each takes what half of them take at the most (1 / p50)."""
     listing = work / f"paths-{os.getpid()}.txt"
     listing.write_text("\n".join(paths) + "\n")
     script = work / f"load-{os.getpid()}.lua"
+    method = "PUT" if body else "GET"
     script.write_text(_SCRIPT.format(paths=listing, body=body or "", method=method))
     more = [argument for header in headers for argument in ("-H", header)]
     done = subprocess.run(
@@ -74,6 +79,7 @@ def wrk(
             f"-d{seconds}s",
             "--timeout",
             "30s",
+            "--latency",
             "-s",
             script,
             url,
@@ -85,7 +91,9 @@ def wrk(
     )
     if "Non-2xx" in done.stdout or "Socket errors" in done.stdout:
         raise RuntimeError(" ".join(done.stdout.split())[-200:])
-    found = re.search(r"Requests/sec:\s+([\d.]+)([KMG]?)", done.stdout)
+    pattern, units = _MEDIAN if by_median else _RATE
+    found = re.search(pattern, done.stdout)
     if found is None:
         raise RuntimeError(f"wrk says: {done.stdout[-200:]}")
-    return float(found[1]) * _UNIT[found[2]]
+    figure = float(found[1]) * units[found[2]]
+    return 1 / figure if by_median else figure

@@ -1,11 +1,11 @@
-"""S3 marks: cached GETs and durable PUTs beside nginx and rclone serve s3."""
+"""S3 marks of reading: cached GETs and listings beside nginx and rclone serve s3."""
 
 from __future__ import annotations
 
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -30,6 +30,8 @@ class Contender:
     url: str
     key: str = ""
     secret: str = ""
+    settle: Callable[[], object] = lambda: None
+    """Let what was written come to rest, so that it costs nobody else's turn."""
 
     def paths(self, names: list[str], method: str) -> list[str]:
         if not self.key:
@@ -50,8 +52,11 @@ def _client(contender: Contender) -> Any:
 
 
 @contextmanager
-def contenders(work: Path, gateways: int) -> Iterator[dict[str, Contender]]:
-    """Forebay (keys checked, write_back), nginx, rclone serve s3, with the same objects."""
+def contenders(
+    work: Path, gateways: int, counts: Mapping[int, int]
+) -> Iterator[dict[str, Contender]]:
+    """Forebay (keys checked, write_back), nginx, rclone serve s3, with the same objects: so many
+    of each size."""
     with ExitStack() as stack:
         node = stack.enter_context(
             running_node(
@@ -64,14 +69,14 @@ def contenders(work: Path, gateways: int) -> Iterator[dict[str, Contender]]:
         )
         key = _make_key(node)
         found = {
-            "forebay": Contender(node.endpoint, *key),
+            "forebay": Contender(node.endpoint, *key, settle=lambda: node.forebay("flush")),
             "nginx": Contender(stack.enter_context(servers.nginx(work / "nginx"))),
             "rclone": Contender(
                 stack.enter_context(servers.rclone_s3(work / "rclone")), "bench", "benchsecret"
             ),
         }
         _client(found["forebay"]).create_bucket(Bucket="bucket")
-        for size, count in _COUNT.items():
+        for size, count in counts.items():
             body = os.urandom(size)
             for number in range(count):
                 name = f"{size}-{number}"
@@ -88,7 +93,7 @@ def _make_key(node: RunningNode) -> tuple[str, str]:
 
 def run(work: Path, rounds: int, seconds: int, gateways: int) -> list[Row]:
     rows = []
-    with contenders(work, gateways) as found:
+    with contenders(work, gateways, _COUNT) as found:
         for size, connections in (
             (4 * KIB, 1),
             (4 * KIB, 8),
@@ -116,38 +121,8 @@ def run(work: Path, rounds: int, seconds: int, gateways: int) -> list[Row]:
                     rounds,
                 )
             )
-        for size, connections in ((4 * KIB, 1), (4 * KIB, 32), (MIB, 8), (64 * MIB, 1)):
-            rows.append(_put_row(work, found, size, connections, rounds, seconds))
         rows.append(_list_row(found, rounds))
-    rows.append(_fdatasync_row(work))
     return rows
-
-
-def _put_row(
-    work: Path,
-    found: dict[str, Contender],
-    size: int,
-    connections: int,
-    rounds: int,
-    seconds: int,
-) -> Row:
-    body = work / f"body-{size}"
-    body.write_bytes(os.urandom(size))
-    names = [f"put-{size}-{number}" for number in range(64 if size < 8 * MIB else 4)]
-    runs: dict[str, Callable[[], float]] = {
-        name: partial(
-            load.wrk,
-            contender.url,
-            contender.paths(names, "PUT"),
-            work,
-            connections=connections,
-            seconds=seconds,
-            method="PUT",
-            body=body,
-        )
-        for name, contender in found.items()
-    }
-    return measure(f"PUT {_NAME[size]}, {connections} conn", "/s", "rclone", runs, rounds)
 
 
 def _list_row(found: dict[str, Contender], rounds: int) -> Row:
@@ -160,20 +135,3 @@ def _list_row(found: dict[str, Contender], rounds: int) -> Row:
 
     runs = {name: partial(run, found[name]) for name in ("forebay", "rclone")}
     return measure("LIST up to 1,000 (boto3)", "/s", "rclone", runs, rounds)
-
-
-def _fdatasync_row(work: Path) -> Row:
-    """What the disk allows a single thread: 4 KiB written and synced."""
-
-    def run() -> float:
-        fd = os.open(work / "sync", os.O_RDWR | os.O_CREAT, 0o600)
-        os.posix_fallocate(fd, 0, 8 * MIB)
-        start = time.perf_counter()
-        for number in range(500):
-            os.pwrite(fd, b"x" * 4096, number * 4096)
-            os.fdatasync(fd)
-        rate = 500 / (time.perf_counter() - start)
-        os.close(fd)
-        return rate
-
-    return measure("fdatasync of 4 KiB", "/s", "disk", {"disk": run}, 3)

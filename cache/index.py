@@ -12,6 +12,7 @@ stand behind it. A change that raises leaves nothing behind.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import errno
 import logging
