@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 BLOCK = 4096
 """Extents begin at multiples of this: no write ever touches a block that holds committed bytes."""
 EXTENT_MAX = 4 * MIB
+EARLY_BYTES = 2 * MIB
+"""Extents from this length on are on their way to the disk as soon as they are full."""
 _HEADER = struct.Struct(">8sIQ")
 _MAGIC = b"FBSEGM01"
 _OPEN_FILES = 512
@@ -118,6 +120,9 @@ class Reservation:
         self._hash.update(data)
         self.written += len(data)
         self.segment.wrote()
+        if not self.room and self.length >= EARLY_BYTES and self._stream.name == "dirty":
+            # The disk works while the rest of the body comes; the commit waits for what is left.
+            disk.start_writing(self.segment.fd, self.offset, self.length)
 
     def trim(self) -> None:
         """Give back what was not written, if nothing was reserved behind it."""
