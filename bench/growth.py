@@ -305,7 +305,7 @@ def _load(home: Home, node: RunningNode) -> list[Callable[..., float]]:
         body_file = directory / f"body-{size}"
         body_file.write_bytes(os.urandom(size))
         names = [f"/{BUCKET}/put-{size}-{number}" for number in range(64 if size < _MIB else 4)]
-        requests.append(partial(wrk, names, connections=connections, method="PUT", body=body_file))
+        requests.append(partial(wrk, names, connections=connections, body=body_file))
     return requests
 
 

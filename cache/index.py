@@ -12,7 +12,6 @@ stand behind it. A change that raises leaves nothing behind.
 
 from __future__ import annotations
 
-import contextlib
 import enum
 import errno
 import logging
