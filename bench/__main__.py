@@ -28,6 +28,9 @@ def main() -> None:
     parser.add_argument("--megabytes", type=int, default=512, help="size of the large file")
     parser.add_argument("--entries", type=int, default=10_000, help="names in the large directory")
     parser.add_argument(
+        "--without", nargs="+", default=[], help="contenders that `mount` leaves out"
+    )
+    parser.add_argument(
         "--objects",
         type=int,
         nargs="+",
@@ -60,7 +63,11 @@ def main() -> None:
         if "mount" in what:
             (work / "mount").mkdir()
             rows += mount.run(
-                work / "mount", arguments.rounds, arguments.megabytes, arguments.entries
+                work / "mount",
+                arguments.rounds,
+                arguments.megabytes,
+                arguments.entries,
+                arguments.without,
             )
         if "growth" in what:
             (work / "growth").mkdir()
