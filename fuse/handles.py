@@ -21,7 +21,7 @@ from typing import Generic, TypeVar
 
 import pyfuse3
 
-from cache.open_files import OpenFile
+from cache.open_file import OpenFile
 
 H = TypeVar("H")
 

@@ -32,7 +32,8 @@ from cache.access_times import AccessTimes
 from cache.changes import Change
 from cache.errors import CacheError, NameExists, NoSuchKey
 from cache.files import Files, SetAttributes
-from cache.open_files import OpenFile, OpenFiles
+from cache.open_file import OpenFile
+from cache.open_files import OpenFiles
 from cache.records import Inode, Kind
 from cache.renames import Renames
 from cache.xattrs import FACTS_PREFIX, ExtendedAttributes

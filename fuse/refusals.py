@@ -14,7 +14,8 @@ from __future__ import annotations
 
 from cache.changes import Change
 from cache.files import Files
-from cache.open_files import OpenFile, OpenFiles
+from cache.open_file import OpenFile
+from cache.open_files import OpenFiles
 from fuse.kernel import KernelCache
 
 

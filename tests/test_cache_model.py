@@ -23,7 +23,7 @@ from hypothesis.stateful import run_state_machine_as_test as run_machine
 
 from cache import dirty
 from cache.errors import CacheError, PreconditionFailed, StoreUnavailable
-from cache.open_files import OpenFile
+from cache.open_file import OpenFile
 from cache.persist import place_of
 from cache.publishing import Object
 from cache.records import Kind, ObjectAttributes, WriteMode
