@@ -170,6 +170,13 @@ class Buckets:
                 bucket_documents.write(self._stores[store], made)
             return self._index.commit(change)
 
+    @property
+    def are_unknown(self) -> bool:
+        """Whether the creatable store may have buckets and none is known: so in a new index."""
+        if self._config.creatable_store is None:
+            return False
+        return all(bucket.name in self._configured for bucket in self.list())
+
     def adopt(self) -> int:
         """Make buckets of what lies at the top of the creatable store, so that they are there
         after the index is lost; their number. StoreError when the store does not answer."""

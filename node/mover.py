@@ -29,6 +29,10 @@ not answer, and what waits is safe where it is."""
 _CLOSE_S = 1.0
 """Part of the time of a stop that is kept for closing the index."""
 
+_FIRST_LOOK_S = 5.0
+"""The most that the doors of a node with a new index wait for its buckets. A store that does not
+answer must not keep them shut."""
+
 READER_CHECK_S = 30.0
 """Slots of killed readers pin pages of the index, which then only grows (reliability row 29)."""
 
@@ -44,15 +48,27 @@ def serve(
 ) -> None:
     """Do the chores until SIGTERM, then drain. Blocks; call it in the main thread.
 
-    upload_age_max_s: 0 for never. `ready` is called once the chores run, `report` with what is
-    left at the end, `grace_s` after SIGTERM: seconds that the end may take.
+    upload_age_max_s: 0 for never. `ready` is called once the chores run and buckets are known,
+    `report` with what is left at the end, `grace_s` after SIGTERM: seconds that the end may take.
     """
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     lifecycle = Lifecycle(volume, lifecycle_day_s)
-    chores = Chores(_chores(volume, lifecycle, upload_age_max_s))
+    looked = threading.Event()
+
+    def find_buckets() -> int:
+        try:
+            return volume.buckets.adopt()
+        finally:
+            looked.set()
+
+    unknown = volume.buckets.are_unknown
+    chores = Chores(_chores(volume, lifecycle, find_buckets, upload_age_max_s))
     chores.start()
+    if unknown:
+        # The index is new, or was lost: clients would be told that there is no such bucket.
+        looked.wait(_FIRST_LOOK_S)
     ready()
     stopping.wait()
     deadline = time.monotonic() + max(0.0, grace_s() - _CLOSE_S)
@@ -60,7 +76,12 @@ def serve(
     report(as_facts(_drain(volume, deadline)))
 
 
-def _chores(volume: Volume, lifecycle: Lifecycle, upload_age_max_s: float) -> list[Chore]:
+def _chores(
+    volume: Volume,
+    lifecycle: Lifecycle,
+    find_buckets: Callable[[], int],
+    upload_age_max_s: float,
+) -> list[Chore]:
     reclaimer = volume.reclaimer
 
     def abort_stale_uploads() -> int:
@@ -71,7 +92,7 @@ def _chores(volume: Volume, lifecycle: Lifecycle, upload_age_max_s: float) -> li
         Chore("reclaim", reclaimer.run_once, every_s=0.5, busy_s=0.05),
         Chore("seal", reclaimer.seal_abandoned, every_s=10),
         Chore("reap", volume.reaper.run_without_mount, every_s=2, busy_s=0.05),
-        Chore("find buckets", volume.buckets.adopt, every_s=60),
+        Chore("find buckets", find_buckets, every_s=60),
         Chore("read settings", volume.buckets.read_unread, every_s=5),
         Chore("lifecycle", lifecycle.run_once, every_s=lifecycle.every_s),
         Chore("look for changes", volume.discovery.refresh_aged, every_s=1),
