@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,11 +18,55 @@ from rich.table import Table
 from bench import cold, eviction, growth, mount, s3, training, writes
 from bench.rounds import Row
 
+Options = argparse.Namespace
+
+
+def _s3(work: Path, options: Options) -> list[Row]:
+    return s3.run(work, options.rounds, options.seconds, options.gateways)
+
+
+def _writes(work: Path, options: Options) -> list[Row]:
+    return writes.run(work, options.rounds, options.seconds, options.gateways)
+
+
+def _mount(work: Path, options: Options) -> list[Row]:
+    return mount.run(work, options.rounds, options.megabytes, options.entries, options.without)
+
+
+def _growth(work: Path, options: Options) -> list[Row]:
+    sizes = options.objects + [10_000_000] * options.whole
+    return growth.run(work, sizes, options.rounds, options.seconds, options.chart)
+
+
+def _cold(work: Path, options: Options) -> list[Row]:
+    sizes = cold.QUICK if options.quick else cold.Sizes()
+    return cold.run(work, options.rounds, options.bound, options.delay / 1000, sizes)
+
+
+def _training(work: Path, options: Options) -> list[Row]:
+    shards = 1 if options.quick else options.shards
+    return training.run(work, options.bound, options.delay / 1000, shards)
+
+
+def _eviction(work: Path, options: Options) -> list[Row]:
+    return eviction.run(work, quick=options.quick)
+
+
+BENCHES: dict[str, Callable[[Path, Options], list[Row]]] = {
+    "s3": _s3,
+    "writes": _writes,
+    "mount": _mount,
+    "growth": _growth,
+    "cold": _cold,
+    "training": _training,
+    "eviction": _eviction,
+}
+"""Each is given an empty directory of its own."""
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="script/bench", description=__doc__)
-    choices = ["s3", "writes", "mount", "growth", "cold", "training", "eviction"]
-    parser.add_argument("what", nargs="*", choices=[*choices, []], help="default: all")
+    parser.add_argument("what", nargs="*", choices=[*BENCHES, []], help="default: all")
     parser.add_argument("--rounds", type=int, default=5, help="alternating rounds (default 5)")
     parser.add_argument("--seconds", type=int, default=3, help="of load in a round (default 3)")
     parser.add_argument("--gateways", type=int, default=1, help="gateway processes (default 1)")
@@ -48,36 +93,13 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=Path("bench-results.json"))
     parser.add_argument("--directory", type=Path, help="where to work; default: a temporary one")
     arguments = parser.parse_args()
-    what = arguments.what or choices
     work = Path(tempfile.mkdtemp(prefix="forebay-bench-", dir=arguments.directory))
     rows: list[Row] = []
     try:
-        if "s3" in what:
-            (work / "s3").mkdir()
-            rows += s3.run(work / "s3", arguments.rounds, arguments.seconds, arguments.gateways)
-        if "writes" in what:
-            (work / "writes").mkdir()
-            rows += writes.run(
-                work / "writes", arguments.rounds, arguments.seconds, arguments.gateways
-            )
-        if "mount" in what:
-            (work / "mount").mkdir()
-            rows += mount.run(
-                work / "mount",
-                arguments.rounds,
-                arguments.megabytes,
-                arguments.entries,
-                arguments.without,
-            )
-        if "growth" in what:
-            (work / "growth").mkdir()
-            sizes = arguments.objects + [10_000_000] * arguments.whole
-            rows += growth.run(
-                work / "growth", sizes, arguments.rounds, arguments.seconds, arguments.chart
-            )
-        rows += _far(work, what, arguments)
-        if "eviction" in what:
-            rows += eviction.run(work / "eviction", quick=arguments.quick)
+        for name in arguments.what or BENCHES:
+            place = work / name
+            place.mkdir()
+            rows += BENCHES[name](place, arguments)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     show(rows)
@@ -85,18 +107,6 @@ def main() -> None:
     arguments.json.write_text(
         json.dumps({"machine": machine, "rows": [asdict(row) for row in rows]}, indent=1)
     )
-
-
-def _far(work: Path, what: list[str], arguments: argparse.Namespace) -> list[Row]:
-    """What is measured over a wire."""
-    rows: list[Row] = []
-    wire = arguments.bound, arguments.delay / 1000
-    if "cold" in what:
-        sizes = cold.QUICK if arguments.quick else cold.Sizes()
-        rows += cold.run(work / "cold", arguments.rounds, *wire, sizes)
-    if "training" in what:
-        rows += training.run(work / "training", *wire, 1 if arguments.quick else arguments.shards)
-    return rows
 
 
 def show(rows: list[Row]) -> None:

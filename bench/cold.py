@@ -57,11 +57,8 @@ class Far:
     near_url: str
     wire: Wire
 
-    def paths(self, url: str, key: str, secret: str, names: list[str], method: str) -> list[str]:
-        return load.presigned(url, key, secret, BUCKET, names, method)
-
     def direct(self, names: list[str], method: str = "GET") -> list[str]:
-        return self.paths(self.wire.url, KEY, SECRET, names, method)
+        return load.presigned(self.wire.url, KEY, SECRET, BUCKET, names, method)
 
     def know(self, names: list[str]) -> None:
         """Have the server compute what it will be asked for."""
@@ -142,7 +139,6 @@ def run(
     work: Path, rounds: int, bound_mb: float, delay_s: float, sizes: Sizes = Sizes()
 ) -> list[Row]:
     """bound_mb: what the wire carries, in MB (10^6) a second."""
-    work.mkdir()
     with far_store(work, delay_s, bound_mb * 1e6) as far:
         names = _fill(far, sizes)
         measured = _Cold(work, far, bound_mb, rounds, names)
@@ -182,8 +178,8 @@ def _fill(far: Far, sizes: Sizes) -> _Names:
 def _alone(far: Far, name: str) -> Row:
     """What the proxy carries when nothing bounds it."""
     with wire(far.near_url, 0.0, None) as unbounded:
-        path = far.paths(unbounded.url, KEY, SECRET, [name], "GET")[0]
-        near = far.paths(far.near_url, KEY, SECRET, [name], "GET")[0]
+        path = load.presigned(unbounded.url, KEY, SECRET, BUCKET, [name], "GET")[0]
+        near = load.presigned(far.near_url, KEY, SECRET, BUCKET, [name], "GET")[0]
         return measure(
             "GET of the large object, unbounded",
             "MB/s",

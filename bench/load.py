@@ -62,8 +62,8 @@ def wrk(
     by_median: bool = False,
 ) -> float:
     """Requests per second; RuntimeError when any answer was not a success. body: of PUTs; without
-    one they are GETs. by_median: as many as
-    one connection has in a second if each takes what half of them take at the most (1 / p50)."""
+    one they are GETs. by_median: as many as one connection has in a second if each takes what half
+    of them take at the most (1 / p50)."""
     listing = work / f"paths-{os.getpid()}.txt"
     listing.write_text("\n".join(paths) + "\n")
     script = work / f"load-{os.getpid()}.lua"

@@ -16,7 +16,6 @@ from pathlib import Path
 
 from tests.support.node import RunningNode
 
-MIB = 1 << 20
 _INTERVAL_S = 0.25
 _MAPPING = re.compile(r"[0-9a-f]+-[0-9a-f]+ \S+ \S+ \S+ \d+ *(.*)")
 

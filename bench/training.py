@@ -38,7 +38,6 @@ Place = tuple[int, int]
 
 def run(work: Path, bound_mb: float, delay_s: float, shard_count: int) -> list[Row]:
     """Reads a second, epoch by epoch. Not repeated: an epoch is thousands of reads."""
-    work.mkdir()
     with cold.far_store(work, delay_s, bound_mb * 1e6) as far:
         names = _fill(far, shard_count)
         direct = _epochs(far.wire.url, far.direct(names), shard_count)

@@ -17,6 +17,7 @@ import re
 import socket
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,31 +36,27 @@ class Wire:
     """What a client sees of a running wire."""
 
     url: str
-    _counts: Any  # a shared array: requests, bytes to the server, bytes from it
+    _count: Any  # shared with its process
 
     @property
     def requests(self) -> int:
-        return int(self._counts[0])
-
-    @property
-    def bytes_from_server(self) -> int:
-        return int(self._counts[2])
+        return int(self._count.value)
 
 
 @contextmanager
 def wire(server_url: str, delay_s: float, bytes_per_s: float | None) -> Iterator[Wire]:
     """A wire to the server, until the block ends. bytes_per_s: None for as much as it carries."""
-    counts = _SPAWN.Array("q", 3, lock=True)
+    requests = _SPAWN.Value("q", 0)
     ours, theirs = _SPAWN.Pipe()
     port = int(server_url.rsplit(":", 1)[1])
     process = _SPAWN.Process(
-        target=_serve, args=(theirs, counts, port, delay_s, bytes_per_s), daemon=True
+        target=_serve, args=(theirs, requests, port, delay_s, bytes_per_s), daemon=True
     )
     process.start()
     try:
         if not ours.poll(20):
             raise RuntimeError("the wire does not start")
-        yield Wire(f"http://127.0.0.1:{ours.recv()}", counts)
+        yield Wire(f"http://127.0.0.1:{ours.recv()}", requests)
     finally:
         process.terminate()
         process.join()
@@ -85,7 +82,7 @@ class _Bucket:
 
 
 def _serve(
-    link: Connection, counts: Any, server_port: int, delay_s: float, bytes_per_s: float | None
+    link: Connection, requests: Any, server_port: int, delay_s: float, bytes_per_s: float | None
 ) -> None:
     bucket = None if bytes_per_s is None else _Bucket(bytes_per_s)
     with socket.create_server(("127.0.0.1", 0), backlog=256) as listening:
@@ -96,27 +93,25 @@ def _serve(
             for end in (client, server):
                 end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             for run in (_Requests, _Answers):
-                side = run(client, server, bucket, counts, delay_s)
+                side = run(client, server, bucket, requests, delay_s)
                 threading.Thread(target=side.run, daemon=True).start()
 
 
-class _Side:
+class _Side(ABC):
     """One direction of a connection."""
-
-    counted = 0
 
     def __init__(
         self,
         client: socket.socket,
         server: socket.socket,
         bucket: _Bucket | None,
-        counts: Any,
+        requests: Any,
         delay_s: float,
     ) -> None:
         self._client = client
         self._server = server
         self._bucket = bucket
-        self._counts = counts
+        self._requests = requests
         self._delay_s = delay_s
         self._piece = memoryview(bytearray(PIECE_BYTES))
 
@@ -127,27 +122,23 @@ class _Side:
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
 
+    @abstractmethod
     def carry(self) -> None:
-        raise NotImplementedError
+        """Until either end is gone."""
 
     def pass_on(self, target: socket.socket, data: bytes | memoryview) -> None:
         if self._bucket is not None:
             self._bucket.take(len(data))
-        self._counts[self.counted] += len(data)
         target.sendall(data)
 
 
 class _Answers(_Side):
-    counted = 2
-
     def carry(self) -> None:
         while count := self._server.recv_into(self._piece):
             self.pass_on(self._client, self._piece[:count])
 
 
 class _Requests(_Side):
-    counted = 1
-
     def carry(self) -> None:
         waiting = b""
         while True:
@@ -159,7 +150,8 @@ class _Requests(_Side):
             head, body = waiting[: end + 4], waiting[end + 4 :]
             if _CHUNKED.search(head):
                 return
-            self._counts[0] += 1
+            with self._requests.get_lock():
+                self._requests.value += 1
             time.sleep(self._delay_s)
             self.pass_on(self._server, head)
             length = _LENGTH.search(head)

@@ -98,11 +98,11 @@ class Comparison:
 
     @staticmethod
     def _foreign(txn: Txn, place: Place, inode: Inode | None) -> int | None:
-        own = None if inode is None else inode.id
-        lost = namespace.unsettled(
-            txn, place.bucket, place.parent, *(() if own is None else (own,))
-        )
-        return namespace.in_the_way(txn, place, own) if lost is None else lost
+        own = [] if inode is None else [inode.id]
+        lost = namespace.unsettled(txn, place.bucket, place.parent, *own)
+        if lost is not None:
+            return lost
+        return namespace.in_the_way(txn, place, None if inode is None else inode.id)
 
     def still(self, task: Task) -> bool:
         """Whether what was seen before the lock was taken still holds."""

@@ -40,7 +40,6 @@ _LINK_MAX_BYTES = 4096
 Ask = Callable[[Store, bytes], StoredObject]
 """A question to a store about one of its keys. StoreNotFound."""
 
-
 _Listed = StoredObject | StoredPrefix
 
 

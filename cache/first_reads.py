@@ -69,6 +69,6 @@ class FirstReads:
         """The inode under a key, if the index has its attributes."""
         with self._index.read() as txn:
             found = find(txn, bucket, key)
-        if found is None or found.inode.flags & InodeFlag.UNSEEN:
+        if found is None or found.inode.has(InodeFlag.UNSEEN):
             return None
         return found.inode

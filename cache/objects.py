@@ -80,8 +80,8 @@ class Objects:
         self._admission = admission
         self._publisher = publisher
         self._versioning = versioning
-        self.first_reads: FirstReads | None = None
-        """Set where objects are read: with it an unknown one costs one trip to the store."""
+        self.first_reads: FirstReads
+        """Set by the volume: with it an unknown object costs one trip to the store."""
         self._lister = Lister(index, discovery)
         self._version_lister = VersionLister(index, discovery)
 
@@ -198,7 +198,7 @@ class Objects:
     def _ask(self, bucket: Bucket, key: bytes, reading: Range | None) -> Object:
         """Look a key up after asking the store for it. NoSuchKey, StoreUnavailable."""
         try:
-            if reading is None or self.first_reads is None:
+            if reading is None:
                 self._discovery.learn_key(bucket, key)
             else:
                 self.first_reads.learn_key(bucket, key, reading)
@@ -233,11 +233,10 @@ class Objects:
         cost as much as the rest of an entry; else only of those that have a storage class.
         """
         record = self._buckets.get(bucket)
-        classed = InodeFlag.CLASSED.value  # its own `&` is slow, and this is each key's
 
         def make(txn: Txn, key: bytes, inode: Inode) -> Object:
             found = namespace.NO_ATTRIBUTES
-            if attributes or inode.flags & classed:
+            if attributes or inode.has(InodeFlag.CLASSED):
                 found = namespace.object_attributes(txn, inode)
             return Object(bucket, key, inode, found)
 

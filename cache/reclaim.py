@@ -235,7 +235,7 @@ class Reclaimer:
             if found is None or not found.stays(survival_heat) or place in moved:
                 continue
             copy, reservation = self._rewrite(found.extent)
-            moved[resident.segment, resident.offset] = copy
+            moved[place] = copy
             if reservation is not None:
                 reservations.append(reservation)
 
@@ -286,7 +286,7 @@ class Reclaimer:
             inode is None
             or inode.stored is None
             or extent.revision > inode.stored.revision
-            or bool(inode.flags & InodeFlag.PINNED)
+            or inode.has(InodeFlag.PINNED)
         )
         return _Found(extent, must_stay, resident.heat.now(turn))
 

@@ -56,8 +56,12 @@ class Relocation:
         try:
             yield
         except StoreRefused:
-            self._index.commit(lambda txn: moving.end(txn, inode.id), grows=False)
+            self._call_off(inode)
             raise
+
+    def _call_off(self, inode: Inode) -> None:
+        """Note that the inode stays where it was."""
+        self._index.commit(lambda txn: moving.end(txn, inode.id), grows=False)
 
     def _learn_versions(self, bucket: int, store: Store, prefix: bytes) -> None:
         """Copies may have other ETags than their originals: note those of a moved directory."""
@@ -93,16 +97,15 @@ class Relocation:
             old = namespace.store_path_of(txn, stored.parent, stored.name)
             new = namespace.store_path_of(txn, *at)
         log.info("the store was asked to move %r to %r, and nobody heard its answer", old, new)
+        found: StoredObject | None = None
         if inode.is_dir:
             self.move_directory(store, root, inode, old, new)
-            arrived = partial(self.arrived, number=inode.id, found=None)
-            self._index.commit(arrived, grows=False)
-            return
-        found = self._found_at_target(store, stored, old, new)
-        if found is None:
-            self._index.commit(lambda txn: moving.end(txn, inode.id), grows=False)
         else:
-            self._index.commit(partial(self.arrived, number=inode.id, found=found), grows=False)
+            found = self._found_at_target(store, stored, old, new)
+            if found is None:
+                self._call_off(inode)
+                return
+        self._index.commit(partial(self.arrived, number=inode.id, found=found), grows=False)
 
     @staticmethod
     def _found_at_target(

@@ -178,6 +178,10 @@ class GatewayConfig:
         return self.tls_certificate is not None or self.tls_self_signed
 
 
+TOKEN_BYTES_MAX = 16 << 10
+"""Of a bearer token: what is longer is refused unread."""
+
+
 @dataclass(frozen=True, slots=True)
 class AuthConfig:
     mode: Literal["auto", "sigv4", "simple", "oidc"] = "auto"

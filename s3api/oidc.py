@@ -25,7 +25,7 @@ import jwt
 
 from cache.errors import InvalidName
 from cache.keys import check_name
-from s3api.config import AuthConfig
+from s3api.config import TOKEN_BYTES_MAX, AuthConfig
 from s3api.errors import S3Error
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,6 @@ log = logging.getLogger(__name__)
 ALGORITHMS = (
     "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA",
 )  # fmt: skip
-TOKEN_BYTES_MAX = 16 << 10
 _DOCUMENT_BYTES_MAX = 256 << 10
 _ANSWER_S = 5.0
 _LEEWAY_S = 30

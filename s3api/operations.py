@@ -106,7 +106,9 @@ class Call:
                 delattr(self, name)
 
     def common_headers(self) -> dict[str, str]:
-        return common_headers(self.request_id, self.door.host_id) | dict(self.added_headers)
+        headers = common_headers(self.request_id, self.door.host_id)
+        headers.update(self.added_headers)
+        return headers
 
     def answer(
         self,
@@ -115,8 +117,7 @@ class Call:
         body: bytes | None = None,
     ) -> Answer:
         """A whole answer: headers and body leave in one write."""
-        merged = common_headers(self.request_id, self.door.host_id)
-        merged.update(self.added_headers)
+        merged = self.common_headers()
         merged.update(headers or {})
         return Answer(status=status, headers=merged, body=body)
 

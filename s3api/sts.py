@@ -20,6 +20,7 @@ from xml.etree.ElementTree import Element, SubElement, tostring
 from aiohttp import web
 
 from cache.keys import AccessKey
+from s3api.config import TOKEN_BYTES_MAX
 from s3api.errors import S3Error
 from s3api.operations import Call, offers
 from s3api.transfer import BLOCK_BYTES, wire_blocks
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from s3api.oidc import Subject, Tokens
 
 _NAMESPACE = "https://sts.amazonaws.com/doc/2011-06-15/"
-_BODY_BYTES_MAX = 32 << 10  # twice what a token may have
+_BODY_BYTES_MAX = 2 * TOKEN_BYTES_MAX
 _ROLE = re.compile(r"arn:[\w-]*:iam::[0-9]*:role/[\w+=,.@/-]{1,512}")
 _SESSION = re.compile(r"[\w+=,.@-]{2,64}")
 _SESSION_S_MIN = 900

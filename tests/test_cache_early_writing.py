@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cache import disk, segments
+from cache import disk
 from cache.config import MIB
 from tests.support.volume import TestVolume
 
@@ -30,7 +30,7 @@ def early(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         lengths.append(length)
         begin(fd, offset, length)
 
-    monkeypatch.setattr(segments.disk, "start_writing", start_writing)  # type: ignore[attr-defined]
+    monkeypatch.setattr(disk, "start_writing", start_writing)
     return lengths
 
 

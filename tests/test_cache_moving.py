@@ -22,6 +22,7 @@ from cache.errors import CacheError, StoreUnavailable
 from cache.namespace import Place
 from cache.persist import place_of
 from tests.support.fault_store import no_fault
+from tests.support.schedules import DIRECTORIES, FILES
 from tests.support.volume import BUCKET, TestVolume, box
 
 __all__ = ["box"]
@@ -279,9 +280,6 @@ def test_what_a_listing_lacks_while_the_store_moves_it_is_not_gone(box: TestVolu
 
 
 # ---------------------------------------------------------------------------- random schedules
-
-DIRECTORIES = (b"a", b"b", b"c", b"a/c", b"b/c")
-FILES = (b"x", *(directory + b"/" + name for directory in DIRECTORIES for name in (b"x", b"y")))
 
 
 class Mover:

@@ -143,9 +143,8 @@ def _on_chunks() -> Iterator[Attack]:
         altered = forged if signed else ((400, "BadDigest"),)
         whole = _streaming(word)
         changes: dict[str, tuple[Callable[[bytes], bytes], tuple[tuple[int, str], ...]]] = {
-            "a changed byte": (lambda b: b.replace(b"aaa\r\n", b"aaA\r\n", 1), altered),
-            "a changed byte in the last chunk": (
-                lambda b: b.replace(b"ccc\r\n", b"ccC\r\n", 1), altered),
+            "a changed byte": (lambda b: _changed(b, b"a"), altered),
+            "a changed byte in the last chunk": (lambda b: _changed(b, b"c"), altered),
             "a dropped chunk": (
                 lambda b: _moved(b, [0, 2, 3]), forged if signed else ((400, "IncompleteBody"),)),
             "a repeated chunk": (lambda b: _moved(b, [0, 0, 2, 3]), altered),
@@ -224,6 +223,14 @@ def _streaming(
         return door.request("PUT", SCRATCH, signed, change(body), sign=False)
 
     return shoot
+
+
+def _changed(body: bytes, letter: bytes) -> bytes:
+    """The body with the end of its first run of the letter altered.
+
+    The run is longer than a signature, or one that ends in the letter would be taken for it.
+    """
+    return body.replace(letter * 65 + b"\r\n", letter * 64 + letter.upper() + b"\r\n", 1)
 
 
 _CHUNK = re.compile(rb"([0-9a-f]+)(;chunk-signature=[0-9a-f]{64})?\r\n")

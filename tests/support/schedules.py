@@ -13,6 +13,7 @@ import contextlib
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -106,9 +107,9 @@ class Schedule:
             self._between()
             return task
 
-        def committed(*arguments: object, **options: object) -> object:
+        def committed(*arguments: Any, **options: Any) -> Any:
             self._between()
-            result: object = commit(*arguments, **options)  # type: ignore[arg-type]
+            result = commit(*arguments, **options)
             self._between()
             return result
 
