@@ -3,7 +3,8 @@
 The store is `rclone serve s3` of a directory: a real server, keys checked, whose own speed is far
 above the bound. It computes the MD5 of a file when it is first asked for, so every object is asked
 for once, past the wire, before anything is measured. "direct" is the same client at the other end
-of the same wire; each cold figure of Forebay is of a node that has just started with nothing.
+of the same wire; each cold figure of Forebay is of a node that has just started, with nothing in
+its cache, and whose processes have loaded.
 """
 
 from __future__ import annotations
@@ -129,6 +130,7 @@ def cold_node(work: Path, far: Far, *, mounted: bool = False) -> Iterator[Near]:
     without = {} if mounted else {"mount": None}
     with running_node(directory, **tables, **without) as node:
         made = json.loads(node.forebay("keys", "create", "bench", "--json").stdout)
+        node.wait_for_spares()  # which load beside what serves: a start is measured elsewhere
         yield Near(node, made["access_key"], made["secret_key"])
 
 

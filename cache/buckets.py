@@ -339,6 +339,15 @@ class Buckets:
             self._views[bucket.name] = view
         return view
 
+    def open_stores(self) -> None:
+        """Have each store opened that waits for its first use (node/volumes.py), so that no
+        request waits for its client to load. Blocks."""
+        for name, store in self._stores.items():
+            try:
+                log.debug("store %s is open: %s", name, store.capabilities)
+            except StoreError as exc:
+                log.warning("store %s: %s", name, exc)
+
 
 def _recorded(txn: Txn, name: str) -> Bucket:
     value = txn.get(Table.BUCKETS, name.encode())

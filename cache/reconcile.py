@@ -16,7 +16,7 @@ from functools import partial
 import msgspec
 
 from cache import dirty, moving, names, namespace
-from cache.comparison import Comparison, Task
+from cache.comparison import NOT_QUEUED, Comparison, Task
 from cache.contents import is_dirty
 from cache.discovery import Discovery
 from cache.errors import (
@@ -90,6 +90,8 @@ class Reconciler:
         assert inode.stored is not None
         if inode.stored.attributes_revision != inode.attributes_revision:
             return self._change_attributes(task, inode)
+        if task.touched == NOT_QUEUED:
+            return True  # settled while this waited for the locks, as each write_through is
         return self._verify(task, inode)
 
     def _note_copy(self, txn: Txn, task: Task, version: str) -> None:

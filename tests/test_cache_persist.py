@@ -12,6 +12,7 @@ import pytest
 
 from cache import dirty
 from cache.errors import StoreError, StoreUnavailable
+from cache.namespace import Place
 from cache.persist import place_of
 from cache.records import Kind, WriteMode
 from cache.stores.base import StoredAttributes
@@ -508,6 +509,16 @@ def test_killed_between_store_and_index_a_write_through_put_is_whole_or_not_ther
     assert through.get(b"d/a") == b"new" * 3000
     assert through.get(b"d/b") == b"made"
     through.check()
+
+
+def test_store_is_not_asked_about_a_put_that_settled_while_the_mover_waited(
+    through: TestVolume,
+) -> None:
+    """The mover finds the note of a write_through, and waits for its locks."""
+    through.put(b"a", b"1")
+    asked = sum(through.store.calls.values())
+    through.volume.persister.persist(Place(through.root, through.root, b"a"))
+    assert sum(through.store.calls.values()) == asked
 
 
 def test_in_write_through_a_delete_that_fails_is_queued_and_told(through: TestVolume) -> None:

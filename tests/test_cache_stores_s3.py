@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -345,7 +346,7 @@ def test_so_many_parts_are_on_their_way(
     lock = threading.Lock()
     send = Multipart.send
 
-    def counted(multipart: Multipart, number: int, part: bytes) -> str:
+    def counted(multipart: Multipart, number: int, part: bytes, md5: bytes | None = None) -> str:
         nonlocal sending
         with lock:
             sending += 1
@@ -353,7 +354,7 @@ def test_so_many_parts_are_on_their_way(
         all_on_their_way.wait()  # nobody is done before so many have begun
         with lock:
             sending -= 1
-        return send(multipart, number, part)
+        return send(multipart, number, part, md5)
 
     monkeypatch.setattr(Multipart, "send", counted)
     body = os.urandom(5 * MIB) * 8
@@ -375,6 +376,86 @@ def test_attributes_known_at_the_beginning_cost_no_copy(
     found = store.head(b"known").attributes
     assert found is not None
     assert found.s3_etag == "abc-9"
+
+
+def methods(proxy: FaultyProxy, store: S3Store, key: bytes, attributes: StoredAttributes) -> str:
+    """Put a body of two parts; what was asked of the server for it, and that the object's version
+    is what the server shows."""
+    before = len(proxy.requests)
+    version = put(store, key, os.urandom(6 * MIB), attributes)
+    asked = " ".join(request.method for request in proxy.requests[before:])
+    assert store.head(key).version == version
+    return asked
+
+
+def test_what_the_answer_to_complete_tells_is_not_asked_again(
+    proxied: tuple[FaultyProxy, S3Store],
+) -> None:
+    proxy, store = proxied
+    assert methods(proxy, store, b"joined-1", PLAIN) == "POST PUT PUT POST HEAD"
+    assert methods(proxy, store, b"joined-2", PLAIN) == "POST PUT PUT POST"
+
+
+def test_server_that_shows_the_md5_of_the_whole_is_not_asked_again(
+    proxied: tuple[FaultyProxy, S3Store],
+) -> None:
+    """As rclone serve s3 does, which would read all of it to tell."""
+    proxy, store = proxied
+    parts: dict[tuple[str, str], bytes] = {}
+
+    def show_md5(request: Request, answer: Answer) -> Answer | None:
+        url = urlsplit(request.path)
+        if number := parse_qs(url.query).get("partNumber"):
+            parts[url.path, number[0]] = request.body
+        elif request.method == "HEAD":
+            whole = parts[url.path, "1"] + parts[url.path, "2"]
+            answer.headers["ETag"] = f'"{hashlib.md5(whole).hexdigest()}"'
+            return answer
+        return None
+
+    proxy.fault = show_md5
+    assert methods(proxy, store, b"whole-1", PLAIN) == "POST PUT PUT POST HEAD"
+    assert methods(proxy, store, b"whole-2", PLAIN) == "POST PUT PUT POST"
+
+
+def test_answer_to_complete_that_is_not_of_the_parts_proves_nothing(
+    proxied: tuple[FaultyProxy, S3Store],
+) -> None:
+    proxy, store = proxied
+
+    def answer_otherwise(request: Request, answer: Answer) -> Answer | None:
+        if request.method == "POST" and "uploadId" in request.path:
+            answer.body = re.sub(rb"[0-9a-f]{32}-2", b"0" * 32 + b"-2", answer.body)
+            answer.headers["Content-Length"] = str(len(answer.body))
+            return answer
+        return None
+
+    put(store, b"proven", os.urandom(6 * MIB))  # what the server shows is known now
+    proxy.fault = answer_otherwise
+    with pytest.raises(StoreChanged):
+        put(store, b"unproven", os.urandom(6 * MIB))
+    assert proxy.requests[-2].method == "HEAD"  # behind it the upload is aborted
+
+
+def test_body_that_ends_before_its_first_part_is_full_leaves_no_upload(
+    proxied: tuple[FaultyProxy, S3Store],
+) -> None:
+    """The upload begins beside the arrival of its first part."""
+    proxy, store = proxied
+    upload = store.begin_upload(b"short", 6 * MIB)
+    upload.write(b"x")
+    upload.abort()
+    assert [request.method for request in proxy.requests] == ["POST", "DELETE"]
+
+
+def test_upload_that_does_not_begin_is_told(proxied: tuple[FaultyProxy, S3Store]) -> None:
+    proxy, store = proxied
+    proxy.fault = lambda request, answer: error(403, "AccessDenied")
+    upload = store.begin_upload(b"refused", 6 * MIB)
+    with pytest.raises(StoreRefused):
+        upload.write(os.urandom(6 * MIB))
+    upload.abort()
+    assert [request.method for request in proxy.requests] == ["POST"]
 
 
 def test_prefix_is_invisible(config: S3StoreConfig, direct: S3Store) -> None:

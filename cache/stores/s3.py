@@ -9,6 +9,7 @@ others put there is an object here. This module is the `base.Store`; its parts d
     s3_requests   parameters of one object, HEAD, verified PutObject, conditions
     s3_reads      ranges on their way from the server, checked
     s3_uploads    multipart uploads, streamed bodies
+    s3_joined     which ETag an object of parts has, as far as the answer that joined them tells
     s3_compose    objects made of parts that the server has; part_plan says of which
     s3_listing    pages in key order
     attributes    metadata names and values

@@ -15,11 +15,10 @@ import base64
 import hashlib
 import json
 import logging
-import re
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, NamedTuple
 
 from botocore.exceptions import ClientError
 
@@ -35,12 +34,12 @@ from cache.stores.bodies import expected_body
 from cache.stores.deadline import DeadlinePool
 from cache.stores.part_plan import PART_COUNT_MAX
 from cache.stores.s3_client import status_of, store_errors, was_retried
+from cache.stores.s3_joined import is_md5_of_all, joined_etag
 from cache.stores.s3_requests import ObjectRequests, quoted, version_of
 
 log = logging.getLogger(__name__)
 
 _GROWTH_EVERY_PARTS = 2000
-_MD5 = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
 Replace = Callable[[bytes, StoredAttributes, str], StoredObject]
 """set_attributes(key, attributes, expected version) of the store."""
@@ -48,6 +47,14 @@ Replace = Callable[[bytes, StoredAttributes, str], StoredObject]
 
 class PartCopyRefused(StoreRefused):
     """The server makes no parts from objects, or not from this one."""
+
+
+class Sent(NamedTuple):
+    """A body that was sent in parts from here."""
+
+    attributes: StoredAttributes
+    md5: str | None
+    """Of all of it, where somebody wants to know (JoinedEtags)."""
 
 
 class Multipart:
@@ -72,17 +79,19 @@ class Multipart:
         address = self._requests.address(self._key)
         return {**address, "UploadId": self.upload_id, "PartNumber": number}
 
-    def send(self, number: int, part: bytes) -> str:
-        """Upload a part that is in memory; returns its ETag, verified."""
-        digest = hashlib.md5(part, usedforsecurity=False)
+    def send(self, number: int, part: bytes, md5: bytes | None = None) -> str:
+        """Upload a part that is in memory; returns its ETag, verified. md5: its digest, if it was
+        computed already."""
+        if md5 is None:
+            md5 = hashlib.md5(part, usedforsecurity=False).digest()
         with store_errors(f"write part {number} of", self._key):
             response = self._requests.client.upload_part(
                 **self._part(number),
                 Body=part,
                 ContentLength=len(part),
-                ContentMD5=base64.b64encode(digest.digest()).decode("ascii"),
+                ContentMD5=base64.b64encode(md5).decode("ascii"),
             )
-        self._requests.verify_etag(self._key, digest.hexdigest(), response)
+        self._requests.verify_etag(self._key, md5.hex(), response)
         return version_of(response)
 
     def stream(self, number: int, chunks: Iterable[bytes | memoryview], size_bytes: int) -> str:
@@ -125,9 +134,16 @@ class Multipart:
         return version_of(response["CopyPartResult"])
 
     def complete(
-        self, parts: list[tuple[int, str]], size_bytes: int | None, expected: str | None
+        self,
+        parts: list[tuple[int, str]],
+        size_bytes: int | None,
+        expected: str | None,
+        sent: Sent | None = None,
     ) -> StoredObject:
-        """Join the parts; returns the object as the store shows it then."""
+        """Join the parts; returns the object as the store shows it then.
+
+        sent: what these parts are, if they are all from here: then the store is asked what it
+        shows only where its answer does not tell."""
         if expected is not None and expected != ABSENT:
             # Servers that honour If-Match on PutObject need not do so here (moto does not).
             self._requests.check_expected(self._key, expected)
@@ -145,16 +161,23 @@ class Multipart:
                     **conditions,
                 )
             except ClientError as exc:
-                etag = self._completed_before(exc, parts)
+                etag, response = self._completed_before(exc, parts), None
             else:
                 etag = version_of(response)
+        tags = [tag for _, tag in parts]
+        joined_etags = self._requests.joined_etags
+        if sent is not None and size_bytes is not None and response is not None:
+            version = joined_etags.told(etag, tags, sent.md5)
+            if version is not None:
+                answer = {**response, "ETag": quoted(version)}
+                return self._requests.written(self._key, size_bytes, answer, sent.attributes)
         found = self._requests.head(self._key)
-        # rclone serve s3 answers with the ETag of parts, and then shows the MD5 of the whole.
-        renamed = "-" in etag and _MD5.fullmatch(found.version) is not None
-        if found.version != etag and not renamed:
+        if found.version != etag and not is_md5_of_all(found.version, etag):
             raise StoreChanged(f"{self._key!r} was replaced by others at once")
         if size_bytes is not None and found.size_bytes != size_bytes:
             raise StoreCorrupt(f"{self._key!r}: {found.size_bytes} of {size_bytes} bytes stored")
+        if sent is not None:
+            joined_etags.learn(etag, tags, sent.md5, found.version)
         return found
 
     def _completed_before(self, exc: ClientError, parts: list[tuple[int, str]]) -> str:
@@ -162,12 +185,8 @@ class Multipart:
         code = exc.response.get("Error", {}).get("Code")
         if code not in ("NoSuchUpload", "PreconditionFailed") or not was_retried(exc.response):
             raise exc
-        tags = [tag for _, tag in parts]
-        if not all(_MD5.fullmatch(tag) for tag in tags):
-            raise exc
-        joined = hashlib.md5(bytes.fromhex("".join(tags)), usedforsecurity=False).hexdigest()
-        etag = f"{joined}-{len(tags)}"
-        if self._requests.head(self._key).version != etag:
+        etag = joined_etag([tag for _, tag in parts])
+        if etag is None or self._requests.head(self._key).version != etag:
             raise exc
         return etag
 
@@ -203,17 +222,25 @@ class S3Upload:
         self._attributes = attributes or StoredAttributes()
         self._replace = replace
         self._filling = bytearray()
-        self._multipart: Multipart | None = None
+        self._beginning: Future[Multipart] | None = None
         self._in_flight: deque[tuple[int, Future[str]]] = deque()
         self._parts: list[tuple[int, str]] = []
         self._sent_count = 0
         self._size_bytes = 0
+        self._md5 = None
+        is_large = size_bytes is None or size_bytes > requests.config.part_size_bytes
+        if is_large and requests.joined_etags.wants_md5_of_all:
+            self._md5 = hashlib.md5(usedforsecurity=False)
         self._done = False
 
     def write(self, chunk: bytes | bytearray | memoryview) -> None:
         assert not self._done, "write after commit or abort"
+        if self._beginning is None and (self._announced_bytes or 0) > self._part_bytes():
+            self._begin()  # beside the arrival of the first part
         self._filling += chunk
         self._size_bytes += len(chunk)
+        if self._md5 is not None:
+            self._md5.update(chunk)
         # More than a part, not just one: a body of exactly one part is a simple upload.
         while len(self._filling) > (part_bytes := self._part_bytes()):
             view = memoryview(self._filling)
@@ -225,7 +252,7 @@ class S3Upload:
 
     def commit(self, attributes: StoredAttributes, *, expected: str | None = None) -> StoredObject:
         assert not self._done, "commit after commit or abort"
-        if self._multipart is None:
+        if self._beginning is None:
             body = bytes(self._filling)
             fixed = expected_body(attributes)
             if fixed is not None and body not in (b"", fixed):
@@ -236,7 +263,7 @@ class S3Upload:
         else:
             if expected_body(attributes) is not None:
                 raise StoreRefused(f"{self._key!r}: a {attributes.kind.name} cannot hold a body")
-            stored = self._commit_parts(self._multipart, attributes, expected)
+            stored = self._commit_parts(attributes, expected)
         self._done = True
         self._filling.clear()
         return stored
@@ -246,8 +273,12 @@ class S3Upload:
             return
         self._done = True
         self._filling.clear()
-        multipart = self._multipart
-        if multipart is None:
+        if self._beginning is None:
+            return
+        try:
+            multipart = self._pool.wait(self._beginning)
+        except StoreError as exc:
+            log.debug("an upload that was aborted did not begin: %s", exc)
             return
         for _, future in self._in_flight:
             future.cancel()
@@ -260,14 +291,15 @@ class S3Upload:
         except StoreError as exc:
             log.warning("upload %s stays in the store: %s", multipart.upload_id, exc)
 
-    def _commit_parts(
-        self, multipart: Multipart, attributes: StoredAttributes, expected: str | None
-    ) -> StoredObject:
-        self._send(bytes(self._filling))
+    def _commit_parts(self, attributes: StoredAttributes, expected: str | None) -> StoredObject:
+        multipart = self._send(bytes(self._filling))
         self._filling.clear()
         while self._in_flight:
             self._collect_one()
-        stored = self._pool.run(lambda: multipart.complete(self._parts, self._size_bytes, expected))
+        sent = Sent(self._attributes, self._md5.hexdigest() if self._md5 is not None else None)
+        stored = self._pool.run(
+            lambda: multipart.complete(self._parts, self._size_bytes, expected, sent)
+        )
         if _same_attributes(self._requests, attributes, self._attributes):
             begun = self._attributes if self._announced_bytes == self._size_bytes else None
             self._pool.run(lambda: self._requests.add_late(stored, attributes, begun))
@@ -275,17 +307,25 @@ class S3Upload:
         log.debug("%r: attributes came after the body, copying it onto itself", self._key)
         return self._replace(self._key, attributes, stored.version)
 
-    def _send(self, part: bytes) -> None:
-        multipart = self._multipart
-        if multipart is None:
-            parameters = self._requests.parameters(self._attributes, self._announced_bytes)
-            multipart = self._multipart = self._pool.run(
-                lambda: Multipart.create(self._requests, self._key, parameters)
-            )
+    def _begin(self) -> Future[Multipart]:
+        parameters = self._requests.parameters(self._attributes, self._announced_bytes)
+        self._beginning = self._pool.submit(
+            lambda: Multipart.create(self._requests, self._key, parameters)
+        )
+        return self._beginning
+
+    def _send(self, part: bytes) -> Multipart:
+        """Send a part as soon as few enough are on their way; the upload that it belongs to."""
+        beginning = self._beginning or self._begin()
+        # While earlier parts are on their way: the next one then goes without a pause.
+        md5 = hashlib.md5(part, usedforsecurity=False).digest()
+        multipart = self._pool.wait(beginning)
         while len(self._in_flight) >= self._requests.config.parts_in_flight:
             self._collect_one()
         self._sent_count = number = self._sent_count + 1
-        self._in_flight.append((number, self._pool.submit(lambda: multipart.send(number, part))))
+        sending = self._pool.submit(lambda: multipart.send(number, part, md5))
+        self._in_flight.append((number, sending))
+        return multipart
 
     def _collect_one(self) -> None:
         number, future = self._in_flight.popleft()
