@@ -24,7 +24,7 @@ import trio
 
 from cache.changes import ChangeListener
 from cache.volume import Volume
-from fuse import mountpoint, replacing
+from fuse import arrivals, mountpoint, replacing
 from fuse.config import MountConfig
 from fuse.interrupts import Interrupts
 from fuse.kernel import KernelCache
@@ -178,6 +178,7 @@ async def _serve_until_stopped(served: _Served, ready: Callable[[], None]) -> No
 
 async def _answer_requests(loop: trio.CancelScope) -> None:
     """Until the session ends: by terminate(), by an unmount, or by an aborted connection."""
+    arrivals.install()
     await pyfuse3.main(min_tasks=_REQUESTS_IDLE, max_tasks=_REQUESTS_MAX)
     loop.cancel()
 
