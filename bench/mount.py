@@ -1,5 +1,7 @@
 """Mount marks: the same file work on Forebay's mount, its peers', and the native file system.
 
+`bare` is a file system on pyfuse3 that keeps all in memory (bench/bare.py): the limit of the way.
+
 Two kinds of cold: the kernel's names and attributes dropped (`drop_caches`, for all contenders), or
 the mount's pages of one file dropped (`fadvise`), while the daemon behind it, or the native file
 system, still has the bytes.
@@ -41,7 +43,14 @@ def contenders(work: Path) -> Iterator[dict[str, Path]]:
         native.mkdir()
         rclone = stack.enter_context(servers.rclone_mount(work / "under", work / "rclone"))
         s3fs = stack.enter_context(servers.s3fs_mount(work / "s3", work / "s3fs"))
-        yield {"forebay": node.mount / "bucket", "rclone": rclone, "s3fs": s3fs, "native": native}
+        bare = stack.enter_context(servers.bare_mount(work / "bare"))
+        yield {
+            "forebay": node.mount / "bucket",
+            "bare": bare,
+            "rclone": rclone,
+            "s3fs": s3fs,
+            "native": native,
+        }
 
 
 def run(

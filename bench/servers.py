@@ -19,6 +19,8 @@ from typing import Any
 
 import boto3
 
+from fuse import mountpoint
+from fuse.config import MountConfig
 from tests.support.waiting import wait_until
 
 BIN = Path(sys.executable).parent
@@ -124,6 +126,19 @@ def rclone_mount(root: Path, mount: Path) -> Iterator[Path]:
     arguments: list[str | Path] = [BIN / "rclone", "mount", root, mount]
     arguments += ["--vfs-cache-mode", "full", "--cache-dir", root.parent / "rclone-cache"]
     with process([*arguments, "--vfs-write-back", "0s"], None), _mounted("rclone", mount):
+        yield mount
+
+
+@contextmanager
+def bare_mount(mount: Path) -> Iterator[Path]:
+    """The limit of pyfuse3 (bench/bare.py), tuned as Forebay's mount is."""
+    mount.mkdir()
+    with process([sys.executable, "-m", "bench.bare", mount], None), _mounted("bare", mount):
+        tuned, config = mountpoint.mounted_on(mount), MountConfig(path=mount)
+        assert tuned is not None
+        mountpoint.tune(
+            tuned, read_ahead_kb=config.read_ahead_kb, max_background=config.max_background
+        )
         yield mount
 
 
