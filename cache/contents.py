@@ -29,7 +29,7 @@ from cache.errors import CacheError, CacheFull, ExtentCorrupt, StaleContent
 from cache.index import Index, Table, Txn
 from cache.namespace import key_bytes
 from cache.records import ZEROS, Extent, Inode, InodeFlag, Kind
-from cache.segments import ActiveSegment, Reservation, Segments, SegmentStream
+from cache.segments import EXTENT_MAX, ActiveSegment, Reservation, Segments, SegmentStream
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +50,13 @@ class FileRange:
     def read(self) -> bytes:
         """The bytes; blocks on the disk."""
         data = os.pread(self.file.fileno(), self.length, self.offset)
+        if len(data) != self.length:
+            raise StaleContent("a segment file is shorter than its extents")
+        return data
+
+    def read_passing(self) -> bytes:
+        """As read, of bytes that need not stay in memory."""
+        data = disk.read_passing(self.file.fileno(), self.length, self.offset)
         if len(data) != self.length:
             raise StaleContent("a segment file is shorter than its extents")
         return data
@@ -266,6 +273,11 @@ class Contents:
         """This process wrote the extent itself, from memory that it had checked."""
         self._verified.add((extent.segment, extent.offset))
 
+    def _note_verified(self, extent: Extent) -> None:
+        if len(self._verified) >= _VERIFIED_MAX:
+            self._verified.clear()
+        self._verified.add((extent.segment, extent.offset))
+
     def is_verified(self, extent: Extent) -> bool:
         return extent.segment == ZEROS or (extent.segment, extent.offset) in self._verified
 
@@ -279,9 +291,7 @@ class Contents:
         if file is not None and self.is_verified(extent):
             return
         if file is not None and checksum_matches(extent, file):
-            if len(self._verified) >= _VERIFIED_MAX:
-                self._verified.clear()
-            self._verified.add((extent.segment, extent.offset))
+            self._note_verified(extent)
             return
         clean = inode.stored is not None and extent.revision <= inode.stored.revision
         metrics.CORRUPT_EXTENTS.labels("clean" if clean else "dirty").inc()
@@ -302,6 +312,20 @@ class Contents:
         )
         self._index.commit(lambda txn: extents.drop_stored(txn, inode.id, extent), grows=False)
         raise CorruptClean(extent)
+
+    def take(self, extent: Extent, file: SegmentFile) -> list[bytes] | None:
+        """A stored extent in pieces of at most 1 MiB, which leave no trace in memory, verified;
+        None if it fails its checksum."""
+        pieces = []
+        digest = xxhash.xxh3_64()
+        for offset in range(0, extent.stored_length, MIB):
+            length = min(MIB, extent.stored_length - offset)
+            pieces.append(disk.read_passing(file.fileno(), length, extent.offset + offset))
+            digest.update(pieces[-1])
+        if int(digest.intdigest()) != extent.checksum:
+            return None
+        self._note_verified(extent)
+        return pieces
 
     def touch(self, extent: Extent) -> None:
         """Note a read of an extent, for eviction."""
@@ -379,8 +403,9 @@ class Snapshot:
         self.inode = inode
         self.size = inode.size
         self.warms = True
-        """Reading counts for what is evicted last. Not the node's own reading: the persister looks
-        at every byte once, and if that counted, nothing would be colder than anything else."""
+        """Reading counts for what is evicted last, and what was read stays in memory. Not the
+        node's own reading: the persister looks at every byte once, and if that counted, nothing
+        would be colder than anything else."""
         self._inline = inline
         self._extents = found
         self._starts = [extent.start for extent in found]
@@ -465,6 +490,11 @@ class Snapshot:
                 raise StaleContent(f"inode {self.inode.id} is read from a closed snapshot")
             if extent.start > position:
                 yield from self._fetched(position, extent.start)
+            position = extent.stop
+            taken = None if self.warms else self._taken(extent)
+            if taken is not None:
+                yield from taken
+                continue
             try:
                 if extent.segment != ZEROS:
                     self._contents.verify(self.inode, extent, self._files.get(extent.segment))
@@ -472,9 +502,17 @@ class Snapshot:
                 yield from self._fetched(extent.start, extent.stop)
             else:
                 yield from self._extent_pieces(extent)
-            position = extent.stop
         if position < stop:
             yield from self._fetched(position, stop)
+
+    def _taken(self, extent: Extent) -> list[bytes] | None:
+        """A whole extent, read and verified in one go for the node itself; None if it was verified
+        before, or is to be looked at in the ordinary way."""
+        file = self._files.get(extent.segment)
+        whole = extent.skip == 0 and extent.length == extent.stored_length <= EXTENT_MAX
+        if file is None or not whole or self._contents.is_verified(extent):
+            return None
+        return self._contents.take(extent, file)
 
     def _fetched(self, start: int, stop: int) -> Iterator[bytes]:
         filler = self._contents.filler
@@ -520,7 +558,8 @@ def chunks(snapshot: Snapshot, start: int, stop: int) -> Iterator[bytes]:
             continue
         for offset in range(0, piece.length, MIB):
             length = min(MIB, piece.length - offset)
-            yield FileRange(piece.file, piece.offset + offset, length).read()
+            part = FileRange(piece.file, piece.offset + offset, length)
+            yield part.read() if snapshot.warms else part.read_passing()
 
 
 def read_nowait(pieces: list[Piece], room: memoryview) -> memoryview | None:

@@ -12,10 +12,27 @@ import errno
 import fcntl
 import io
 import os
+import platform
+import re
 from pathlib import Path
 
 _SYNC_FILE_RANGE_WRITE = ctypes.c_uint(2)
 _libc = ctypes.CDLL(None, use_errno=True)
+_RWF_DONTCACHE = 0x80
+_DONTCACHE_SINCE = (6, 16)
+_REFUSALS = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
+
+
+def passing_flags(release: str) -> int:
+    """The flag of preadv2(2) and pwritev2(2) for bytes that leave the page cache once they are read
+    or on the disk; 0 where the kernel of this release shall not be given it. It came with Linux
+    6.14, which could drop a page that was just being written again; 6.15 took it back."""
+    found = re.match(r"(\d+)\.(\d+)", release)
+    known = found is not None and (int(found[1]), int(found[2])) >= _DONTCACHE_SINCE
+    return _RWF_DONTCACHE if known else 0
+
+
+_PASSING = passing_flags(platform.release())
 
 
 class SegmentFile(io.FileIO):
@@ -48,13 +65,49 @@ def create_segment(path: Path, size_bytes: int, header: bytes) -> int:
     return fd
 
 
-def write_at(fd: int, data: bytes | bytearray | memoryview, offset: int) -> None:
-    """pwrite(2) all of data."""
+def write_at(
+    fd: int, data: bytes | bytearray | memoryview, offset: int, *, passing: bool = False
+) -> None:
+    """pwrite(2) all of data.
+
+    passing: nobody is expected to read it soon. The kernel then begins to write it to the disk at
+    once and reuses the memory as soon as it is there, so that large bodies push nothing out of
+    the page cache and need no new pages, which may cost more than the rest of the way. It is the
+    page cache's write all the same: readers see the bytes at once, and the sync that must follow
+    reports what failed. File systems that cannot do it write as ever.
+    """
     view = memoryview(data)
     while view:
-        written = os.pwrite(fd, view, offset)
+        written = _write_passing(fd, view, offset) if passing and _PASSING else None
+        if written is None:
+            written = os.pwrite(fd, view, offset)
         view = view[written:]
         offset += written
+
+
+def _write_passing(fd: int, view: memoryview, offset: int) -> int | None:
+    """None: this file system writes in the ordinary way only."""
+    try:
+        return os.pwritev(fd, [view], offset, _PASSING)
+    except OSError as exc:
+        if exc.errno not in _REFUSALS:
+            raise
+        return None
+
+
+def read_passing(fd: int, length: int, offset: int) -> bytes:
+    """pread(2) of bytes that nobody is expected to read again soon: what was not in the page cache
+    does not stay there."""
+    if _PASSING:
+        room = bytearray(length)
+        try:
+            count = os.preadv(fd, [room], offset, _PASSING)
+        except OSError as exc:
+            if exc.errno not in _REFUSALS:
+                raise
+        else:
+            return bytes(memoryview(room)[:count])
+    return os.pread(fd, length, offset)
 
 
 def start_writing(fd: int, offset: int, length: int) -> None:

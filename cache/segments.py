@@ -35,6 +35,8 @@ BLOCK = 4096
 EXTENT_MAX = 4 * MIB
 EARLY_BYTES = 2 * MIB
 """Extents from this length on are on their way to the disk as soon as they are full."""
+PASSING_BYTES = MIB
+"""What is written into extents from this length on leaves memory when it is on the disk."""
 _HEADER = struct.Struct(">8sIQ")
 _MAGIC = b"FBSEGM01"
 _OPEN_FILES = 512
@@ -102,6 +104,8 @@ class Reservation:
         self.offset = offset
         self.length = length
         self.written = 0
+        # Not what is fetched for a reader, or was popular enough to be moved.
+        self._passes = length >= PASSING_BYTES and stream.name == "dirty"
         self._hash = xxhash.xxh3_64()
         self._released = False
 
@@ -116,7 +120,7 @@ class Reservation:
     def write(self, data: memoryview) -> None:
         """Append; data must fit into `room`. OSError if the disk fails."""
         assert len(data) <= self.room
-        disk.write_at(self.segment.fd, data, self.offset + self.written)
+        disk.write_at(self.segment.fd, data, self.offset + self.written, passing=self._passes)
         self._hash.update(data)
         self.written += len(data)
         self.segment.wrote()

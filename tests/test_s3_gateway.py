@@ -249,7 +249,7 @@ def test_a_store_that_does_not_answer(door: Door, monkeypatch: pytest.MonkeyPatc
 def test_a_disk_that_fails(
     door: Door, monkeypatch: pytest.MonkeyPatch, number: int, code: str
 ) -> None:
-    def failing(*_: object) -> None:
+    def failing(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number), "/secret/path")
 
     door.client().put_object(Bucket="bucket", Key="first", Body=bytes(100_000))

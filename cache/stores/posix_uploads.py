@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
+from cache import disk
 from cache.errors import (
     StoreChanged,
     StoreCorrupt,
@@ -124,7 +125,7 @@ class BodyFile:
 
         def step() -> None:
             with store_errors("write", self._key):
-                _write_all(descriptor, piece, offset)
+                disk.write_at(descriptor, piece, offset, passing=len(piece) >= STEP_BYTES)
                 if sync:
                     os.fdatasync(descriptor)
 
@@ -185,16 +186,8 @@ def _copy_step(source: int, target: int, count: int, start: int, offset: int) ->
         if exc.errno not in _NO_COPY_RANGE:
             raise
     piece = os.pread(source, min(count, STEP_BYTES), start)
-    _write_all(target, piece, offset)
+    disk.write_at(target, piece, offset)
     return len(piece)
-
-
-def _write_all(descriptor: int, piece: bytes | bytearray | memoryview, offset: int) -> None:
-    view = memoryview(piece)
-    while view:
-        written = os.pwrite(descriptor, view, offset)
-        view = view[written:]
-        offset += written
 
 
 class Publisher:
@@ -392,6 +385,9 @@ class PosixUpload:
         if isinstance(chunk, bytes) and chunk == _ZEROS:
             # So a sparse file is one in the store, too.
             self._flush().skip(len(chunk))
+            return
+        if isinstance(chunk, bytes) and len(chunk) >= STEP_BYTES:
+            self._flush().append(chunk)  # nobody can change it meanwhile: no copy
             return
         self._gathered += chunk
         if len(self._gathered) >= STEP_BYTES:

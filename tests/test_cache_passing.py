@@ -1,0 +1,313 @@
+"""Large bodies leave memory when they are on the disk: written and read with RWF_DONTCACHE where
+the kernel has it, in the ordinary way where not, and the same bytes either way."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from cache import disk
+from cache.config import MIB
+from cache.contents import FileRange
+from cache.errors import ExtentCorrupt
+from cache.namespace import Place
+from cache.segments import BLOCK, PASSING_BYTES
+from tests.support.loop_disk import loop_disk, requires_loop
+from tests.support.volume import TestVolume, some_bytes
+
+ODD_LENGTHS = (1, 4095, 4096, 4097, MIB - 1, MIB, MIB + 1, 4 * MIB - 1, 4 * MIB, 4 * MIB + 1)
+
+
+def room(directory: Path, *, sync: bool = False) -> TestVolume:
+    """A volume whose segments have room for the largest extents."""
+    return TestVolume(directory, capacity_bytes=768 * MIB, segment_bytes=32 * MIB, sync=sync)
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> Iterator[TestVolume]:
+    box = room(tmp_path)
+    yield box
+    box.close()
+
+
+def refusing(number: int) -> Callable[..., int]:
+    def refuse(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    return refuse
+
+
+# ---------------------------------------------------------------------- the calls
+
+
+@pytest.mark.parametrize(
+    ("release", "has_it"),
+    [
+        ("6.1.0-13-amd64", False),
+        ("6.14.11-300.fc42.x86_64", False),
+        ("6.15.9", False),
+        ("6.16.0", True),
+        ("6.18.44", True),
+        ("7.0-rc1", True),
+        ("unknown", False),
+    ],
+)
+def test_only_kernels_that_do_it_right_are_asked(release: str, has_it: bool) -> None:
+    assert bool(disk.passing_flags(release)) is has_it
+
+
+@pytest.mark.parametrize("length", ODD_LENGTHS)
+def test_a_passing_write_touches_its_own_bytes_only(tmp_path: Path, length: int) -> None:
+    before, body = some_bytes(length + 2 * BLOCK, "before"), some_bytes(length)
+    with (tmp_path / "file").open("w+b", buffering=0) as file:
+        file.write(before)
+        disk.write_at(file.fileno(), memoryview(body), BLOCK, passing=True)
+        os.fdatasync(file.fileno())
+        expected = before[:BLOCK] + body + before[BLOCK + length :]
+        assert disk.read_passing(file.fileno(), len(expected), 0) == expected
+        assert os.pread(file.fileno(), len(expected), 0) == expected
+
+
+@pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS])
+def test_where_it_is_refused_the_ordinary_calls_serve(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    monkeypatch.setattr(disk, "_PASSING", 0x80)
+    monkeypatch.setattr(os, "pwritev", refusing(number))
+    monkeypatch.setattr(os, "preadv", refusing(number))
+    with (tmp_path / "file").open("w+b", buffering=0) as file:
+        disk.write_at(file.fileno(), b"some bytes", 3, passing=True)
+        assert disk.read_passing(file.fileno(), 99, 0) == b"\0\0\0some bytes"
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
+def test_what_the_disk_refuses_is_raised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    monkeypatch.setattr(disk, "_PASSING", 0x80)
+    monkeypatch.setattr(os, "pwritev", refusing(number))
+    monkeypatch.setattr(os, "preadv", refusing(number))
+    with (tmp_path / "file").open("w+b", buffering=0) as file:
+        with pytest.raises(OSError, match=os.strerror(number)):
+            disk.write_at(file.fileno(), b"some bytes", 0, passing=True)
+        with pytest.raises(OSError, match=os.strerror(number)):
+            disk.read_passing(file.fileno(), 10, 0)
+        assert file.seek(0, os.SEEK_END) == 0
+
+
+def test_short_writes_go_on_where_they_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def half(fd: int, views: list[memoryview], offset: int, flags: int) -> int:
+        calls.append((len(views[0]), offset, flags))
+        return os.pwrite(fd, views[0][: max(1, len(views[0]) // 2)], offset)
+
+    monkeypatch.setattr(disk, "_PASSING", 0x80)
+    monkeypatch.setattr(os, "pwritev", half)
+    with (tmp_path / "file").open("w+b", buffering=0) as file:
+        disk.write_at(file.fileno(), b"0123456789", BLOCK, passing=True)
+        assert calls == [
+            (10, BLOCK, 0x80),
+            (5, BLOCK + 5, 0x80),
+            (3, BLOCK + 7, 0x80),
+            (2, BLOCK + 8, 0x80),
+            (1, BLOCK + 9, 0x80),
+        ]
+        assert os.pread(file.fileno(), 10, BLOCK) == b"0123456789"
+
+
+# ---------------------------------------------------------------------- what passes
+
+
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bool]]:
+    """(length, passing) of each write."""
+    found: list[tuple[int, bool]] = []
+    write_at = disk.write_at
+
+    def noted(fd: int, data: bytes, offset: int, *, passing: bool = False) -> None:
+        found.append((len(data), passing))
+        write_at(fd, data, offset, passing=passing)
+
+    monkeypatch.setattr(disk, "write_at", noted)
+    return found
+
+
+def test_large_bodies_pass_and_small_ones_stay(
+    box: TestVolume, written: list[tuple[int, bool]]
+) -> None:
+    box.put(b"warm-up", b"x" * 5000)  # begins the segment
+    written.clear()
+    box.put(b"small", bytes(PASSING_BYTES - 1), chunk_bytes=8 * MIB)
+    box.put(b"large", bytes(PASSING_BYTES), chunk_bytes=8 * MIB)
+    assert written == [(PASSING_BYTES - 1, False), (PASSING_BYTES, True)]
+
+
+def test_what_is_fetched_for_a_reader_stays(
+    box: TestVolume, written: list[tuple[int, bool]]
+) -> None:
+    body = some_bytes(3 * MIB)
+    box.put(b"large", body)
+    box.drain()
+    box.evict()
+    written.clear()
+    assert box.get(b"large") == body
+    assert sum(length for length, _ in written) >= len(body)
+    assert not any(passing for _, passing in written)
+
+
+def test_a_file_of_the_store_passes_in_its_whole_steps(
+    box: TestVolume, written: list[tuple[int, bool]]
+) -> None:
+    body = some_bytes(2 * MIB + 7)
+    box.put(b"large", body)
+    written.clear()
+    box.drain()
+    assert written == [(MIB, True), (MIB, True), (7, False)]
+    assert (box.store_dir / "large").read_bytes() == body
+
+
+# ---------------------------------------------------------------------- whole bodies
+
+
+def test_bodies_of_odd_lengths_come_back_at_both_doors_and_in_the_store(box: TestVolume) -> None:
+    bodies = {b"b%d" % length: some_bytes(length) for length in ODD_LENGTHS}
+    for key, body in bodies.items():
+        box.put(key, body, chunk_bytes=700_001)
+        # At once, and through what sendfile and the mount would take.
+        assert box.get(key) == body == box.read(key)
+        _, snapshot = box.volume.objects.open("bucket", key)
+        with snapshot:
+            pieces = snapshot.cached(0, len(body))
+            assert pieces is not None
+            assert b"".join(p.read() if isinstance(p, FileRange) else p for p in pieces) == body
+    box.drain()
+    for key, body in bodies.items():
+        assert box.stored_bytes(key) == body
+    box.restart()  # nothing is known to be verified any more
+    for key, body in bodies.items():
+        assert box.get(key) == body
+    box.check()
+
+
+def test_files_written_through_the_mount_in_pieces_come_back(box: TestVolume) -> None:
+    body = bytearray(some_bytes(6 * MIB + 11))
+    box.create(b"file")
+    for start in range(0, len(body), MIB):
+        box.write(b"file", bytes(body[start : start + MIB]), start)
+    body[MIB - 5 : 3 * MIB + 5] = some_bytes(2 * MIB + 10, "over it")
+    box.write(b"file", bytes(body[MIB - 5 : 3 * MIB + 5]), MIB - 5)
+    assert box.read(b"file") == bytes(body) == box.get(b"file")
+    box.drain()
+    assert box.stored_bytes(b"file") == bytes(body)
+    box.check()
+
+
+def test_writers_side_by_side_in_one_segment_do_not_touch_each_other(box: TestVolume) -> None:
+    bodies = {b"w%d" % n: some_bytes(3 * MIB + n, n) for n in range(4)}
+    bodies |= {b"s%d" % n: some_bytes(9000 + n, n) for n in range(4)}
+    with ThreadPoolExecutor(len(bodies)) as writers:
+        for done in [writers.submit(box.put, key, body) for key, body in bodies.items()]:
+            done.result()
+    box.restart()
+    assert {key: box.get(key) for key in bodies} == bodies
+    box.check()
+
+
+def test_a_write_that_fails_leaves_the_old_object(
+    box: TestVolume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = some_bytes(2 * MIB, "old")
+    box.put(b"large", old)
+    with monkeypatch.context() as patch:
+        patch.setattr(disk, "_PASSING", 0x80)
+        patch.setattr(os, "pwritev", refusing(errno.EIO))
+        with pytest.raises(OSError, match="Input/output"):
+            box.put(b"large", some_bytes(2 * MIB, "new"))
+    assert box.get(b"large") == old
+    box.put(b"large", some_bytes(2 * MIB, "newer"))
+    box.check()
+
+
+def test_a_segment_that_failed_to_sync_acknowledges_nothing_more(
+    box: TestVolume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reservation = box.volume.segments.dirty.reserve(2 * MIB)
+    reservation.write(memoryview(bytes(2 * MIB)))
+    with monkeypatch.context() as patch:
+        patch.setattr(disk, "sync_data", refusing(errno.EIO))
+        with pytest.raises(OSError, match="Input/output"):
+            reservation.segment.sync()
+    reservation.segment.wrote()
+    with pytest.raises(OSError, match="failed to sync before"):
+        reservation.segment.sync()
+    reservation.release()
+
+
+def test_bad_bytes_are_not_persisted(box: TestVolume) -> None:
+    box.put(b"large", some_bytes(3 * MIB))
+    box.restart()
+    _, snapshot = box.volume.objects.open("bucket", b"large")
+    with snapshot:
+        (extent,) = snapshot._extents
+    (path,) = box.volume.segments.paths()
+    with path.open("r+b") as file:
+        file.seek(extent.offset + 2 * MIB + 1)
+        file.write(b"rotten")
+    _, snapshot = box.volume.objects.open("bucket", b"large")
+    snapshot.warms = False
+    with snapshot, pytest.raises(ExtentCorrupt):
+        list(snapshot.pieces(0, snapshot.size))
+    with pytest.raises(ExtentCorrupt):
+        box.volume.persister.persist(Place(box.root, box.root, b"large"))
+    assert not box.is_stored(b"large")
+
+
+# ---------------------------------------------------------------------- power
+
+_WRITES = """
+import sys
+from pathlib import Path
+from tests.test_cache_passing import ODD_LENGTHS, room, some_bytes
+
+box = room(Path(sys.argv[1]), sync=True)
+for length in ODD_LENGTHS:
+    box.put(b"b%d" % length, some_bytes(length))
+writer = box.volume.objects.writer("bucket", b"begun", size_bytes=8 << 20)
+writer.write(some_bytes(8 << 20))  # written, and no commit
+print("written", flush=True)
+sys.stdin.read()
+"""
+
+
+@requires_loop
+def test_acknowledged_bodies_outlive_a_power_cut(tmp_path: Path) -> None:
+    with loop_disk(tmp_path / "image", tmp_path / "disk", 512 * MIB) as power:
+        child = subprocess.Popen(
+            [sys.executable, "-c", _WRITES, power.directory],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        with child:
+            assert child.stdout is not None
+            assert child.stdout.readline() == b"written\n"
+            power.cut_power()
+            child.kill()
+        power.restore_power()
+        box = room(power.directory, sync=True)
+        try:
+            for length in ODD_LENGTHS:
+                assert box.get(b"b%d" % length) == some_bytes(length)
+            assert b"begun" not in box.listed()
+            box.check()
+        finally:
+            box.close()
