@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
 _BUFFER_BYTES = 256 << 10
+_HEAD_BYTES = 16 << 10
 _TIMEOUT_S = 120.0
 
 
@@ -66,10 +67,8 @@ class Reader:
         """Length of the body, and how much of it came with the head."""
         head = b""
         while (end := head.find(b"\r\n\r\n")) < 0:
-            more = self._socket.recv(_BUFFER_BYTES)
-            if not more:
-                raise RuntimeError("the server hung up")
-            head += more
+            # Into the buffer, not to a new object of this size: that alone took as long as a read.
+            head += self._buffer[: self._receive(_HEAD_BYTES)]
         if not head.startswith(b"HTTP/1.1 2"):
             raise RuntimeError(repr(head[:600]))
         found = _LENGTH.search(head)
