@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from cache import contents as bytes_of
-from cache import dirty, extents, names, namespace
+from cache import dirty, extents, moving, names, namespace
 from cache.contents import checksum_matches
 from cache.index import Index, Table, Txn
 from cache.records import (
@@ -163,6 +163,7 @@ class Fsck:
         yield from self._check_extents(txn, report)
         yield from self._check_segments(txn, report, read_data)
         yield from self._check_queue(txn)
+        yield from self._check_places(txn)
 
     @staticmethod
     def _check_names(txn: Txn) -> Generator[str, None, dict[int, int]]:
@@ -275,3 +276,30 @@ class Fsck:
                 yield f"queue entry for {entry.name!r} is not found by its name"
         if total != dirty.dirty_bytes(txn):
             yield f"the queue holds {total} dirty bytes and counts {dirty.dirty_bytes(txn)}"
+
+    @staticmethod
+    def _check_places(txn: Txn) -> Iterator[str]:
+        """What is noted of places in the store that are not their inodes' names: a row that leads
+        nowhere would keep whatever takes the place from being persisted."""
+        for key, value in txn.scan(Table.AWAY):
+            yield ""
+            number, inode = int.from_bytes(value, "big"), txn.record(Table.INODES, value, Inode)
+            if inode is None:
+                yield f"a place in the store is kept for inode {number}, which does not exist"
+                continue
+            places = [moving.target(txn, number)]
+            if inode.stored is not None:
+                places.append((inode.stored.parent, inode.stored.name))
+            if key not in [dirty.place_key(*place) for place in places if place is not None]:
+                yield f"a place in the store is kept for inode {number}, which is not there"
+        for key, _ in txn.scan(Table.MOVING):
+            yield ""
+            number, inode = int.from_bytes(key, "big"), txn.record(Table.INODES, key, Inode)
+            at = moving.target(txn, number)
+            assert at is not None
+            if inode is None or inode.stored is None:
+                yield f"inode {number} is moving in the store, and is not there"
+            elif txn.get(Table.INODES, namespace.key_bytes(at[0])) is None:
+                yield f"inode {number} is moving to directory {at[0]}, which does not exist"
+            elif number != dirty.away_at(txn, *at):
+                yield f"inode {number} is moving to {at[1]!r}, which is not kept for it"

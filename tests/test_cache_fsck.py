@@ -7,9 +7,9 @@ from collections.abc import Callable
 import pytest
 from msgspec.structs import replace
 
-from cache import extents, names, namespace
+from cache import dirty, extents, moving, names, namespace
 from cache.index import Table, Txn
-from cache.records import Inode, SegmentRecord
+from cache.records import Inode, SegmentRecord, Stored
 from cache.segments import Segments
 from tests.support.volume import TestVolume, box, some_bytes
 
@@ -26,6 +26,18 @@ def first(txn: Txn, table: Table) -> bytes:
 def lose_a_name(txn: Txn, big: Inode, small: Inode) -> None:
     names.delete(txn, small.parent, small.name)
     namespace.update(txn, small, nlink=0)
+
+
+def move(txn: Txn, inode: Inode, directory: int) -> None:
+    """As if the store had the inode, and was asked to move it."""
+    stored = Stored(inode.parent, inode.name, "1", inode.size, inode.revision, 0)
+    namespace.update(txn, inode, stored=stored)
+    moving.begin(txn, inode.id, directory, b"new")
+
+
+def lose_a_target(txn: Txn, big: Inode, small: Inode) -> None:
+    move(txn, small, small.parent)
+    dirty.come_home(txn, small.parent, b"new", small.id)
 
 
 def miscount_live_bytes(txn: Txn, big: Inode, small: Inode) -> None:
@@ -52,6 +64,17 @@ PLANTS: dict[str, Plant] = {
     "an extent ends at": lambda txn, big, _: namespace.update(txn, big, size=BIG - 1),
     "dirty bytes": lambda txn, *_: txn.put(Table.META, b"dirty_bytes", b"\0\1"),
     "not found by its name": lambda txn, *_: txn.delete(Table.QUEUED, first(txn, Table.QUEUED)),
+    "kept for inode 999, which does not exist": lambda txn, _, small: dirty.send_away(
+        txn, small.parent, b"old", 999
+    ),
+    "which is not there": lambda txn, _, small: dirty.send_away(
+        txn, small.parent, b"old", small.id
+    ),
+    "is moving in the store, and is not there": lambda txn, _, small: moving.begin(
+        txn, small.id, small.parent, b"new"
+    ),
+    "to directory 999, which does not exist": lambda txn, _, small: move(txn, small, 999),
+    "to b'new', which is not kept for it": lose_a_target,
 }
 
 
@@ -78,6 +101,18 @@ def segment_of(box: TestVolume, inode: Inode) -> tuple[SegmentRecord, int]:
         extent = extents.overlapping(txn, inode.id)[0]
         (record,) = (r for r in Segments.records(txn) if r.id == extent.segment)
     return record, extent.offset
+
+
+def test_what_waits_to_follow_a_rename_is_no_problem(box: TestVolume) -> None:
+    box.put(b"old", b"1")
+    box.drain()
+    box.rename(b"old", b"new")
+    with box.volume.index.read() as txn:
+        assert dirty.away_at(txn, box.root, b"old") == box.inode(b"new").id
+    assert box.fsck().problems == []
+    number = box.inode(b"new").id
+    box.volume.index.commit(lambda txn: moving.begin(txn, number, box.root, b"new"))
+    assert box.fsck().problems == []
 
 
 def test_a_missing_segment_file_is_found(box: TestVolume, files: tuple[Inode, Inode]) -> None:
