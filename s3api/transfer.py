@@ -1,8 +1,9 @@
 """Bodies between the wire and the cache, in both directions, with bounded memory.
 
-Receiving: the event loop collects wire bytes to about 1 MiB, then one call in a worker thread
-decodes, hashes and writes them, while the loop collects the next; a body that fits into one block
-is opened, written and committed in a single call. At most two blocks of a body are in memory.
+Receiving: the event loop collects wire bytes to about 1 MiB, one call in a worker thread decodes
+and hashes them, and another writes them, while the next are hashed and the ones behind them
+collected; a body that fits into one block is opened, written and committed in a single call. At
+most three blocks of a body are in memory.
 
 Sending: bytes that are cached go out by sendfile from the segment files, small answers in one
 write together with their headers; bytes that are not cached are fetched piece by piece in worker
@@ -15,13 +16,14 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestPayloadError
 
 from cache.contents import FileRange, Piece, read_nowait
 from s3api import metrics
+from s3api.checksums import Block
 from s3api.errors import S3Error
 from s3api.operations import Call
 from s3api.parsing import Input, read_payload
@@ -92,7 +94,8 @@ async def wire_blocks(call: Call, block_bytes: int) -> AsyncIterator[tuple[list[
 
 
 class _Reception(Generic[W, T]):
-    """What the worker threads do with one body, one step after another."""
+    """What the worker threads do with one body: each method in one thread at a time, and of one
+    block after the other."""
 
     def __init__(
         self, receiver: Receiver, begin: Callable[[], W], commit: Callable[[W, Received], T]
@@ -102,15 +105,21 @@ class _Reception(Generic[W, T]):
         self._commit = commit
         self._writer: W | None = None
 
-    def step(self, wire: list[bytes], last: bool) -> T | None:
-        """Take a block; with the last one check the body and commit it."""
+    def take(self, wire: list[bytes]) -> list[Block]:
+        """The payload of a block, hashed; the first one opens the writer."""
         if self._writer is None:
             self._writer = self._begin()
-        for chunk in wire:
-            for payload in self._receiver.feed(chunk):
-                self._writer.write(payload)
-        if not last:
-            return None
+        return [payload for chunk in wire for payload in self._receiver.feed(chunk)]
+
+    def write(self, payload: list[Block]) -> None:
+        assert self._writer is not None
+        for piece in payload:
+            self._writer.write(piece)
+
+    def end(self, wire: list[bytes]) -> T:
+        """Take the last block; check the body and commit it."""
+        self.write(self.take(wire))
+        assert self._writer is not None
         return self._commit(self._writer, self._receiver.finish())
 
     def abort(self) -> None:
@@ -126,27 +135,41 @@ async def receive(
     Both run in worker threads and may block. Whatever goes wrong, the writer is aborted.
     """
     reception = _Reception(receiver, begin, commit)
-    running: asyncio.Future[T | None] | None = None
+    taking: asyncio.Future[list[Block]] | None = None
+    writing: asyncio.Future[None] | None = None
+    ending: asyncio.Future[T] | None = None
     try:
         async for wire, last in call.body or wire_blocks(call, BLOCK_BYTES):
-            if running is not None:
-                await running
-            running = call.threads.transfer(reception.step, wire, last)
-        assert running is not None
-        result = await running
+            if taking is not None:
+                payload = await asyncio.shield(taking)
+                if writing is not None:
+                    await asyncio.shield(writing)
+                writing = call.threads.transfer(reception.write, payload)
+            if not last:
+                taking = call.threads.transfer(reception.take, wire)
+                continue
+            if writing is not None:
+                await asyncio.shield(writing)
+            ending = call.threads.transfer(reception.end, wire)
+        assert ending is not None
+        result = await asyncio.shield(ending)
     except BaseException:
-        # Not cancelled with us: the writer must be let go whatever happens to this request.
+        # None is cancelled with us: the writer must be let go whatever happens to this request,
+        # and not before the threads are done with it.
+        running = [future for future in (taking, writing, ending) if future is not None]
         await asyncio.shield(_give_up(call, reception, running))
         raise
     metrics.RECEIVED_BYTES.inc(receiver.size_bytes)
-    return result  # type: ignore[return-value]  # the last step's, which is a T
+    return result
 
 
 async def _give_up(
-    call: Call, reception: _Reception[W, T], running: asyncio.Future[T | None] | None
+    call: Call, reception: _Reception[W, T], running: list[asyncio.Future[Any]]
 ) -> None:
-    if running is not None:
-        await asyncio.wait([running])
+    if running:
+        await asyncio.wait(running)
+        for future in running:
+            future.exception()  # seen: the error that matters is the one that brought us here
     await call.threads.transfer(reception.abort)
 
 
