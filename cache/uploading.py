@@ -16,7 +16,7 @@ import logging
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from cache import dirty, metrics, namespace
+from cache import dirty, encryption, metrics, namespace
 from cache.bytes_told import bytes_told
 from cache.comparison import Task
 from cache.contents import Contents, chunks
@@ -69,6 +69,8 @@ def uploaded_attributes(attributes: ObjectAttributes, etag: str = "") -> StoredA
         own=told(attributes),
         s3_etag=etag or None,
         checksums=bytes_told(attributes),
+        # Of an encrypted body the ETag tells nothing about the bytes that the store has.
+        md5=etag or None if encryption.OWN_NAME not in attributes.own else None,
     )
 
 

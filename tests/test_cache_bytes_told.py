@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from cache.bytes_told import RUNS_MAX, bytes_told, with_bytes_told
 from cache.records import ObjectAttributes
+from cache.uploading import uploaded_attributes
 
 SUM = "FULL_OBJECT::CRC64NVME:AAAAAAAAAAA="
 
@@ -25,6 +26,14 @@ def test_nothing_is_kept_of_an_encrypted_object() -> None:
     )
     assert bytes_told(sealed) is None
     assert bytes_told(ObjectAttributes()) is None
+
+
+def test_the_etag_of_an_encrypted_object_is_not_taken_for_the_md5_of_its_bytes() -> None:
+    """A store that shows that MD5 as the version would be believed to have another object."""
+    sealed = ObjectAttributes(own={"encryption": "{}"})
+    assert uploaded_attributes(ObjectAttributes(), "a" * 32).md5 == "a" * 32
+    assert uploaded_attributes(sealed, "a" * 32).md5 is None
+    assert uploaded_attributes(ObjectAttributes()).md5 is None
 
 
 @given(

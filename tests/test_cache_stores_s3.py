@@ -382,7 +382,9 @@ def methods(proxy: FaultyProxy, store: S3Store, key: bytes, attributes: StoredAt
     """Put a body of two parts; what was asked of the server for it, and that the object's version
     is what the server shows."""
     before = len(proxy.requests)
-    version = put(store, key, os.urandom(6 * MIB), attributes)
+    body = os.urandom(6 * MIB)
+    md5 = hashlib.md5(body).hexdigest()
+    version = put(store, key, body, dataclasses.replace(attributes, md5=md5))
     asked = " ".join(request.method for request in proxy.requests[before:])
     assert store.head(key).version == version
     return asked

@@ -60,6 +60,9 @@ class StoredAttributes:
     word of printable ASCII."""
     origin: str | None = None
     """What Forebay made these very bytes of (cache/uploading.py), if the store can keep it."""
+    md5: str | None = None
+    """Of a body that is being written, if the writer made it. Not kept: a server may show it as the
+    version of the object, and then need not be asked."""
 
 
 @dataclass(frozen=True, slots=True)

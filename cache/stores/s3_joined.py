@@ -32,11 +32,6 @@ class JoinedEtags:
         self._etag_is_md5 = etag_is_md5
         self._shows = Shows.UNKNOWN
 
-    @property
-    def wants_md5_of_all(self) -> bool:
-        """Whether the MD5 of a whole body would tell something: it costs a pass over the bytes."""
-        return self._etag_is_md5 and self._shows != Shows.ANSWERED
-
     def told(self, answered: str, tags: Sequence[str], md5_of_all: str | None) -> str | None:
         """The object's ETag, if the answer proves that it holds the parts of these ETags, which are
         known to be the MD5s of what was sent. None: ask."""

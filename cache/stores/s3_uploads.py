@@ -54,7 +54,7 @@ class Sent(NamedTuple):
 
     attributes: StoredAttributes
     md5: str | None
-    """Of all of it, where somebody wants to know (JoinedEtags)."""
+    """Of all of it, if it is known."""
 
 
 class Multipart:
@@ -79,7 +79,7 @@ class Multipart:
         address = self._requests.address(self._key)
         return {**address, "UploadId": self.upload_id, "PartNumber": number}
 
-    def send(self, number: int, part: bytes, md5: bytes | None = None) -> str:
+    def send(self, number: int, part: bytes | bytearray, md5: bytes | None = None) -> str:
         """Upload a part that is in memory; returns its ETag, verified. md5: its digest, if it was
         computed already."""
         if md5 is None:
@@ -87,7 +87,7 @@ class Multipart:
         with store_errors(f"write part {number} of", self._key):
             response = self._requests.client.upload_part(
                 **self._part(number),
-                Body=part,
+                Body=part,  # type: ignore[arg-type]  # botocore takes a bytearray, too
                 ContentLength=len(part),
                 ContentMD5=base64.b64encode(md5).decode("ascii"),
             )
@@ -227,28 +227,21 @@ class S3Upload:
         self._parts: list[tuple[int, str]] = []
         self._sent_count = 0
         self._size_bytes = 0
-        self._md5 = None
-        is_large = size_bytes is None or size_bytes > requests.config.part_size_bytes
-        if is_large and requests.joined_etags.wants_md5_of_all:
-            self._md5 = hashlib.md5(usedforsecurity=False)
         self._done = False
 
     def write(self, chunk: bytes | bytearray | memoryview) -> None:
         assert not self._done, "write after commit or abort"
         if self._beginning is None and (self._announced_bytes or 0) > self._part_bytes():
             self._begin()  # beside the arrival of the first part
-        self._filling += chunk
-        self._size_bytes += len(chunk)
-        if self._md5 is not None:
-            self._md5.update(chunk)
-        # More than a part, not just one: a body of exactly one part is a simple upload.
-        while len(self._filling) > (part_bytes := self._part_bytes()):
-            view = memoryview(self._filling)
-            part = bytes(view[:part_bytes])
-            rest = bytearray(view[part_bytes:])
-            view.release()
-            self._filling = rest
-            self._send(part)
+        left = memoryview(chunk)
+        while left:
+            room = self._part_bytes() - len(self._filling)
+            if room <= 0:  # and more comes: a body of exactly one part is a simple upload
+                self._send_filled()
+                continue
+            self._filling += left[:room]
+            self._size_bytes += len(left[:room])
+            left = left[room:]
 
     def commit(self, attributes: StoredAttributes, *, expected: str | None = None) -> StoredObject:
         assert not self._done, "commit after commit or abort"
@@ -265,14 +258,14 @@ class S3Upload:
                 raise StoreRefused(f"{self._key!r}: a {attributes.kind.name} cannot hold a body")
             stored = self._commit_parts(attributes, expected)
         self._done = True
-        self._filling.clear()
+        self._filling = bytearray()
         return stored
 
     def abort(self) -> None:
         if self._done:
             return
         self._done = True
-        self._filling.clear()
+        self._filling = bytearray()
         if self._beginning is None:
             return
         try:
@@ -292,11 +285,10 @@ class S3Upload:
             log.warning("upload %s stays in the store: %s", multipart.upload_id, exc)
 
     def _commit_parts(self, attributes: StoredAttributes, expected: str | None) -> StoredObject:
-        multipart = self._send(bytes(self._filling))
-        self._filling.clear()
+        multipart = self._send_filled()
         while self._in_flight:
             self._collect_one()
-        sent = Sent(self._attributes, self._md5.hexdigest() if self._md5 is not None else None)
+        sent = Sent(self._attributes, attributes.md5)
         stored = self._pool.run(
             lambda: multipart.complete(self._parts, self._size_bytes, expected, sent)
         )
@@ -314,16 +306,19 @@ class S3Upload:
         )
         return self._beginning
 
-    def _send(self, part: bytes) -> Multipart:
-        """Send a part as soon as few enough are on their way; the upload that it belongs to."""
+    def _send_filled(self) -> Multipart:
+        """Send the part as soon as few enough are on their way; the upload that it belongs to."""
+        part, self._filling = self._filling, bytearray()
         beginning = self._beginning or self._begin()
-        # While earlier parts are on their way: the next one then goes without a pause.
-        md5 = hashlib.md5(part, usedforsecurity=False).digest()
+        # Made while earlier parts are on their way: then this one goes without a pause. By another
+        # thread, as this one has the body's own digests to make.
+        md5 = self._pool.submit(lambda: hashlib.md5(part, usedforsecurity=False).digest())
         multipart = self._pool.wait(beginning)
         while len(self._in_flight) >= self._requests.config.parts_in_flight:
             self._collect_one()
         self._sent_count = number = self._sent_count + 1
-        sending = self._pool.submit(lambda: multipart.send(number, part, md5))
+        # It was begun before this, so that a pool of one thread has made it by then.
+        sending = self._pool.submit(lambda: multipart.send(number, part, md5.result()))
         self._in_flight.append((number, sending))
         return multipart
 
