@@ -1,4 +1,4 @@
-"""The limit of the mount's way: a file system on pyfuse3 that keeps all in memory, and nothing else.
+"""The limit of the mount's way: a file system on pyfuse3 that keeps all in memory, nothing else.
 
 `python -m bench.bare MOUNTPOINT`: no index, no disk, no checks, no second door; requests are
 waited for as Forebay's mount does. What it takes is what the kernel, pyfuse3 and trio take.
