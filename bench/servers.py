@@ -41,10 +41,16 @@ http {{
 
 
 def node_settings(directory: Path) -> dict[str, Any]:
-    """Of the node that is measured: write_back into a large cache, over a directory."""
+    """Of the node that is measured: write_back into a large cache, over a directory, with delays as
+    they are by default."""
     store = {"type": "posix", "path": str(directory / "store"), "creatable": True}
     return {
-        "cache": {"capacity_bytes": "8GiB", "segment_bytes": None, "index_bytes": "4GiB"},
+        "cache": {
+            "capacity_bytes": "8GiB",
+            "segment_bytes": None,
+            "index_bytes": "4GiB",
+            "persist_delay_ms": None,
+        },
         "stores": {"main": store | {"write_mode": "write_back"}},
     }
 
@@ -120,12 +126,13 @@ def rclone_s3(root: Path) -> Iterator[str]:
 
 @contextmanager
 def rclone_mount(root: Path, mount: Path) -> Iterator[Path]:
-    """rclone mount of a directory with its full VFS cache."""
+    """rclone mount of a directory with its full VFS cache, written back after the same second as
+    Forebay does (its own default is five)."""
     root.mkdir(parents=True)
     mount.mkdir()
     arguments: list[str | Path] = [BIN / "rclone", "mount", root, mount]
     arguments += ["--vfs-cache-mode", "full", "--cache-dir", root.parent / "rclone-cache"]
-    with process([*arguments, "--vfs-write-back", "0s"], None), _mounted("rclone", mount):
+    with process([*arguments, "--vfs-write-back", "1s"], None), _mounted("rclone", mount):
         yield mount
 
 

@@ -149,6 +149,8 @@ class ChangeSender:
         try:
             return self._idle.get_nowait(), True
         except queue.Empty:
+            if not os.path.exists(self._path):
+                return None, False
             try:
                 return self._connect(), False
             except OSError:

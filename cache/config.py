@@ -51,8 +51,9 @@ class CacheConfig:
     """Share of the capacity in dirty bytes at which write-back writers are refused (SlowDown)."""
     persist_workers: int = 8
     """Names persisted to the stores at the same time."""
-    persist_delay_ms: int = 200
-    """Age at which a dirty name is persisted: a file just created is usually written next."""
+    persist_delay_ms: int = 1000
+    """Age at which a dirty name is persisted: what is removed or written again by then never goes
+    to the store. Less when dirty bytes come near their soft limit."""
     fetch_workers: int = 16
     """Ranges that readers wait for, fetched from the stores at the same time, in each process; up
     to as many again are fetched ahead of readers."""

@@ -4,7 +4,8 @@ Reading takes no lock and costs about a microsecond; do it inline. Writing is a 
 function of a transaction, handed to `Index.commit`. Changes of several threads that arrive
 together share one sync of their segments and one synced commit: whoever holds `_leader` commits
 for all that wait (docs/concurrency.md). The order is the promise of the whole product: bytes
-synced, then the commit synced, then the kernel of the mount told, then the caller answered.
+synced, then the commit synced, then the kernel of the mount told, then the caller answered. An
+event loop, which cannot wait, hands its changes to `Index.submit`.
 
 A change must not wait for anything (no I/O, no lock, no other process): all writers of the node
 stand behind it. A change that raises leaves nothing behind.
@@ -15,11 +16,12 @@ from __future__ import annotations
 import enum
 import errno
 import logging
+import queue
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Generic, Protocol, Self, TypeVar, cast
+from typing import Any, Generic, Protocol, Self, TypeVar, cast
 
 import lmdb
 import msgspec
@@ -34,6 +36,9 @@ T = TypeVar("T")
 R = TypeVar("R", bound=msgspec.Struct)
 
 FORMAT = b"forebay-1"
+_COMMITTERS = 2
+"""Threads that commit what was submitted: one commits while the other waits for the mount, and for
+the loop that is told."""
 
 
 class Table(enum.StrEnum):
@@ -164,22 +169,40 @@ class Syncable(Protocol):
     def sync(self) -> None: ...
 
 
-class _Request(Generic[T]):
-    __slots__ = ("batch", "change", "error", "grows", "result", "syncs")
+class Request(Generic[T]):
+    """A change on its way into the index."""
 
-    def __init__(self, change: Callable[[Txn], T], syncs: Sequence[Syncable], grows: bool) -> None:
+    __slots__ = ("batch", "change", "error", "grows", "recipient", "result", "syncs")
+
+    def __init__(
+        self,
+        change: Callable[[Txn], T],
+        syncs: Sequence[Syncable],
+        grows: bool,
+        recipient: Recipient | None = None,
+    ) -> None:
         self.change = change
         self.syncs = syncs
         self.grows = grows
+        self.recipient = recipient
         self.batch: _Batch | None = None
         self.result: T
         self.error: BaseException | None = None
 
 
+class Recipient(Protocol):
+    """Who submits changes without waiting for them."""
+
+    def take(self, done: Sequence[Request[Any]]) -> None:
+        """Some that were submitted are durable and told, or failed (`error`). Called in a thread
+        that others wait for: must not block, nor raise."""
+
+
 class _Batch:
     """Requests that were committed together, and what the mount must forget because of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, requests: Sequence[Request[Any]]) -> None:
+        self._submitted = [request for request in requests if request.recipient is not None]
         self.changes: list[changes.Change] = []
         self.notice: changes.Notice | None = None  # of a commit that the mount was warned of
         self._lock = threading.Lock()
@@ -192,6 +215,16 @@ class _Batch:
             if self.notice is not None:
                 self.notice.confirm()
                 self.notice = None
+
+    def hand_back(self) -> None:
+        """To whoever submitted them: once, by the leader, after announce()."""
+        by_recipient: dict[int, list[Request[Any]]] = {}
+        for request in self._submitted:
+            by_recipient.setdefault(id(request.recipient), []).append(request)
+        for requests in by_recipient.values():
+            recipient = requests[0].recipient
+            assert recipient is not None
+            recipient.take(requests)
 
 
 class Index:
@@ -228,7 +261,10 @@ class Index:
         self._sink = sink
         self._leader = threading.Lock()
         self._queue_lock = threading.Lock()
-        self._waiting: list[_Request[object]] = []
+        self._waiting: list[Request[object]] = []
+        self._is_called = False  # a committer, for what was submitted; with _queue_lock
+        self._calls: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._committers: list[threading.Thread] = []
         self._check_format()
         self.identity = self._identify()
         """A random name that was made with the index, and is lost with it."""
@@ -271,28 +307,68 @@ class Index:
         the mount's answer. Raises what the change raised, OutOfSpace or IndexFull when there is
         no room, OSError when a sync failed; then nothing was changed.
         """
-        request = _Request(change, syncs, grows)
+        request = Request(change, syncs, grows)
         with self._queue_lock:
             self._waiting.append(request)  # type: ignore[arg-type]
+        led = None
         with self._leader:
             if request.batch is None:
-                self._commit_waiting()
+                led = self._commit_waiting()
         assert request.batch is not None
         request.batch.announce()
+        if led is not None:
+            led.hand_back()
         if request.error is not None:
             raise request.error
         return request.result
 
-    def _commit_waiting(self) -> None:
+    def submit(
+        self, change: Callable[[Txn], T], recipient: Recipient, *, grows: bool = True
+    ) -> Request[T]:
+        """As commit, without waiting: the recipient gets the request that is returned here, with
+        the change's result or error, from another thread. For bytes that are in the change itself.
+        """
+        request = Request(change, (), grows, recipient)
+        with self._queue_lock:
+            self._waiting.append(request)  # type: ignore[arg-type]
+            is_called, self._is_called = self._is_called, True
+        if not is_called:
+            if not self._committers:
+                self._start_committers()
+            self._calls.put(True)
+        return request
+
+    def _start_committers(self) -> None:
+        for number in range(_COMMITTERS):
+            thread = threading.Thread(
+                target=self._commit_submitted, name=f"commit-{number}", daemon=True
+            )
+            self._committers.append(thread)
+            thread.start()
+
+    def _commit_submitted(self) -> None:
+        while self._calls.get():
+            with self._leader:
+                led = self._commit_waiting()
+            if led is not None:
+                led.announce()
+                led.hand_back()
+
+    def _commit_waiting(self) -> _Batch | None:
+        """Commit all that wait: the batch, for whoever holds _leader to announce and hand back.
+        None if others committed them already."""
         with self._queue_lock:
             requests, self._waiting = self._waiting, []
-        batch = _Batch()
+            self._is_called = False
+        if not requests:
+            return None
+        batch = _Batch(requests)
         metrics.COMMIT_BATCH.observe(len(requests))
         for request in requests:
             request.batch = batch
         ready = self._sync_segments(requests)
         if not ready:
-            return
+            return batch
         try:
             with metrics.COMMIT_SECONDS.time():
                 self._commit_ready(ready, batch)
@@ -302,8 +378,9 @@ class Index:
             batch.changes.clear()
             for request in ready:
                 request.error = request.error or error
+        return batch
 
-    def _commit_ready(self, ready: list[_Request[object]], batch: _Batch) -> None:
+    def _commit_ready(self, ready: list[Request[object]], batch: _Batch) -> None:
         notice = self._sink.notice()
         raw = self._env.begin(write=True)
         try:
@@ -331,7 +408,7 @@ class Index:
             notice.withdraw()
 
     @staticmethod
-    def _sync_segments(requests: list[_Request[object]]) -> list[_Request[object]]:
+    def _sync_segments(requests: list[Request[object]]) -> list[Request[object]]:
         """Sync each segment once; requests whose bytes could not be synced are failed here."""
         outcome: dict[int, BaseException | None] = {}
         ready = []
@@ -351,7 +428,7 @@ class Index:
     def _apply(
         self,
         raw: lmdb.Transaction,
-        request: _Request[object],
+        request: Request[object],
         *,
         alone: bool,
         full: bool,
@@ -401,6 +478,11 @@ class Index:
             return txn.used_bytes()
 
     def close(self) -> None:
+        """Nothing may be submitted any more. What was is committed first."""
+        for _ in self._committers:
+            self._calls.put(False)
+        for thread in self._committers:
+            thread.join()
         self._env.close()
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from cache import extents, markers, names, namespace, versions
 from cache.admission import Admission
 from cache.buckets import Buckets
-from cache.contents import Contents, Snapshot
+from cache.contents import INLINE_MAX, Contents, Snapshot
 from cache.discovery import Discovery
 from cache.errors import (
     DeleteMarkerFound,
@@ -311,6 +311,24 @@ class Objects:
                 store_key = namespace.store_key_of(txn, record.root, key)
             upload = store.begin_upload(store_key, size_bytes, uploaded_attributes(attributes))
         target = Target(record, key, mode, store_key, upload)
+        return ObjectWriter(target, staged, self._publisher, self._persister, self.precheck)
+
+    def writer_now(
+        self, bucket: str, key: bytes, *, size_bytes: int, attributes: ObjectAttributes
+    ) -> ObjectWriter | None:
+        """As writer, for a body that goes into the index and may be submitted there
+        (ObjectWriter.submit), without blocking; None where that cannot be."""
+        namespace.check_key(key)
+        if size_bytes > INLINE_MAX or key.endswith(b"/"):
+            return None
+        record = self._writable(bucket)
+        mode = self._buckets.mode_of(record, key)
+        if mode.waits_for_store or is_versioned(record) or self._admission.slows():
+            return None
+        if mode.persists:
+            check_fits(self._buckets.store(record), attributes)
+        staged = self._contents.stage(size_bytes)
+        target = Target(record, key, mode)
         return ObjectWriter(target, staged, self._publisher, self._persister, self.precheck)
 
     def _writable(self, bucket: str) -> Bucket:

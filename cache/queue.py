@@ -1,8 +1,11 @@
 """Working off the persist queue, and waiting for it. The mover runs it; anybody may watch it.
 
 Entries are tried in order, several at a time; which of them may overlap is the persister's
-business (its locks). One that fails is tried again for ever, with pauses that grow to a minute; a
-store that does not answer rests as a whole, so that one outage is not asked ten thousand times.
+business (its locks). A name waits `persist_delay_ms` first: what is removed or written again by
+then never goes to the store, and a burst has the machine to itself. Not so when dirty bytes begin
+to fill what they may: writers would have to wait. A name that fails is tried again for ever, with
+pauses that grow to a minute; a store that does not answer rests as a whole, so that one outage is
+not asked ten thousand times.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from cache import dirty, metrics, namespace
+from cache.admission import Admission
 from cache.buckets import Buckets
 from cache.config import CacheConfig
 from cache.errors import CacheError, NoSuchBucket, NoSuchInode, StoreUnavailable
@@ -28,6 +32,8 @@ _PAUSE_MIN_S = 0.5
 _PAUSE_MAX_S = 60.0
 _SCAN_MAX = 20_000
 _SETTLED_AGE_NS = 300 * 10**9
+_CALM = 0.25
+"""Share of the soft limit up to which dirty bytes may wait for their delay."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +48,18 @@ class Backlog:
 
 class Queue:
     def __init__(
-        self, index: Index, buckets: Buckets, persister: Persister, config: CacheConfig
+        self,
+        index: Index,
+        buckets: Buckets,
+        persister: Persister,
+        admission: Admission,
+        config: CacheConfig,
     ) -> None:
         self._index = index
         self._buckets = buckets
         self._persister = persister
         self._delay_ns = config.persist_delay_ms * 1_000_000
+        self._calm_bytes = int(admission.soft_bytes * _CALM)
         self._workers = config.persist_workers
         self._pool: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
@@ -59,13 +71,14 @@ class Queue:
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def run_once(self, *, hurry: bool = False) -> int:
+    def run_once(self, *, at_once: bool = False, hurry: bool = False) -> int:
         """Start work on entries whose time has come, as many as workers are free; the number
-        started. hurry: ignore pauses and the delay of new entries."""
+        started. at_once: without the delay of new entries. hurry: without that, and without the
+        pauses after failures."""
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="persist")
         started = 0
-        for entry in self._due(hurry):
+        for entry in self._due(at_once or hurry, hurry):
             with self._lock:
                 if len(self._busy) >= self._workers:
                     break
@@ -91,11 +104,13 @@ class Queue:
         with self._lock:
             return not self._busy
 
-    def _due(self, hurry: bool) -> list[QueueEntry]:
+    def _due(self, at_once: bool, hurry: bool) -> list[QueueEntry]:
         now = time.time_ns()
         due: list[QueueEntry] = []
         start, self._scan_from = self._scan_from, b""
         with self._index.read() as txn:
+            waits = not at_once and dirty.dirty_bytes(txn) <= self._calm_bytes
+            ripe_ns = now - self._delay_ns if waits else now
             for seen, (sequence, value) in enumerate(txn.scan(Table.QUEUE, start)):
                 if len(due) >= self._workers * 4:
                     break
@@ -104,10 +119,11 @@ class Queue:
                     self._scan_from = sequence
                     break
                 entry = unpack(value, QueueEntry)
+                if ripe_ns < entry.since_ns <= now:  # later than now: the clock was set back
+                    break  # and all behind it are younger still
                 if (entry.parent, entry.name) in self._busy:
                     continue
-                ripe = entry.not_before_ns <= now and entry.since_ns + self._delay_ns <= now
-                if hurry or (ripe and not self._rests(txn, entry)):
+                if hurry or (entry.not_before_ns <= now and not self._rests(txn, entry)):
                     due.append(entry)
         return due
 

@@ -133,7 +133,7 @@ class Volume:
         self.keys = Keys(self.index)
         self.users = Users(self.index)
         self.keyring = Keyring(cache.state_dir / "keyring.json")
-        self.queue = Queue(self.index, self.buckets, self.persister, cache)
+        self.queue = Queue(self.index, self.buckets, self.persister, self.admission, cache)
         self.reclaimer = Reclaimer(self.index, self.segments, self.contents, cache)
         self.reaper = Reaper(self.index, cache.run_dir)
         self.fsck = Fsck(self.index, self.segments)

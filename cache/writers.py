@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from cache import contents as bytes_of
 from cache.contents import Staged, stage
 from cache.errors import CacheError, StoreUnavailable
-from cache.index import Txn
+from cache.index import Recipient, Request, Txn
 from cache.namespace import Place
 from cache.persist import Persister
 from cache.publishing import Check, Object, Publication, Publisher
@@ -71,17 +71,7 @@ class ObjectWriter:
         """Publish the body under its key and return once that is durable. Raises what `check`
         raises, and then nothing was changed."""
         target = self._target
-        if self._staged is not None:
-            self._staged.finish()
-        new = Publication(
-            target.bucket,
-            target.key,
-            self._size,
-            etag,
-            attributes,
-            check,
-            persist=target.mode.persists,
-        )
+        new = self._finished(etag, attributes, check)
         try:
             self._precheck(target.bucket, target.key, check)
             if self._upload is None:
@@ -90,6 +80,36 @@ class ObjectWriter:
         finally:
             if self._staged is not None:
                 self._staged.release()
+
+    def submit(
+        self, recipient: Recipient, *, etag: str, attributes: ObjectAttributes
+    ) -> Request[Object]:
+        """As commit, for a writer of Objects.writer_now, without waiting: see Index.submit."""
+        assert self._staged is not None
+        assert self._staged.inline is not None
+        assert not self._target.mode.waits_for_store
+        new = self._finished(etag, attributes, None)
+        publisher = self._publisher
+        return publisher.index.submit(
+            lambda txn: publisher.publish(txn, new, self._fill)[0], recipient
+        )
+
+    def _finished(
+        self, etag: str, attributes: ObjectAttributes, check: Check | None
+    ) -> Publication:
+        """No more bytes will come: what is to be published."""
+        target = self._target
+        if self._staged is not None:
+            self._staged.finish()
+        return Publication(
+            target.bucket,
+            target.key,
+            self._size,
+            etag,
+            attributes,
+            check,
+            persist=target.mode.persists,
+        )
 
     def abort(self) -> None:
         """Give the body up, if it was not committed. Idempotent."""

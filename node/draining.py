@@ -14,8 +14,8 @@ from cache.queue import Backlog, Queue
 
 _POLL_S = 0.02
 _HURRY_S = 2.0
-"""How often what rests after a failure, or was written just now, is tried all the same. Not all the
-time: what fails for ever would keep the rest from its turn."""
+"""How often what rests after a failure is tried all the same. Not all the time: what fails for ever
+would keep the rest from its turn."""
 
 
 def drain(
@@ -34,7 +34,7 @@ def drain(
         hurry = time.monotonic() - hurried > _HURRY_S
         if hurry:
             hurried = time.monotonic()
-        queue.run_once(hurry=hurry)
+        queue.run_once(at_once=True, hurry=hurry)
         time.sleep(_POLL_S)
         before, left = left, waiting()
         total = max(total, left)

@@ -6,9 +6,10 @@
   (TCP_USER_TIMEOUT), also in the middle of a sendfile.
 - The number of connections is limited, in total and for each client address.
 - What cannot be parsed as HTTP is answered as S3 answers, without echoing it.
-- A request without a body, on a connection that waits for nothing else, is handled where its last
-  byte is read, and goes to the connection's task only if it has to wait (`begun.py`): half the
-  time that aiohttp and asyncio take for it is otherwise that of waking tasks.
+- A request that came whole, body and all, on a connection that waits for nothing else, is handled
+  where its last byte is read, and goes to the connection's task only if it has to wait for more
+  than a commit (`begun.py`): half the time that aiohttp and asyncio take for it is otherwise that
+  of waking tasks.
 
 Pauses within a request's body are the business of whoever reads it (`transfer.py`). Runs on the
 event loop only.
@@ -47,7 +48,7 @@ READ_BUFFER_BYTES = 256 << 10
 _LINGER_S = 5.0
 """How long a refused request's body is read and dropped, so that the client sees the refusal."""
 _NEVER_S = 10 * 365 * 86400.0
-_BEGUN_AT_ONCE = ("GET", "HEAD")
+_BEGUN_AT_ONCE = ("GET", "HEAD", "PUT")
 
 
 class Server(web.Server):
@@ -137,7 +138,7 @@ Handled = tuple[web.StreamResponse, bool]
 class Connection(RequestHandler):
     """One client connection."""
 
-    __slots__ = ("_begun", "_client", "_header_deadline", "_server")
+    __slots__ = ("_begun", "_client", "_goes_on", "_header_deadline", "_server")
 
     def __init__(self, server: Server, **kwargs: Any) -> None:
         super().__init__(server, **kwargs)
@@ -145,6 +146,9 @@ class Connection(RequestHandler):
         self._client: str | None = None
         self._header_deadline: asyncio.TimerHandle | None = None
         self._begun: tuple[web.BaseRequest, Begun[Handled]] | None = None
+        self._goes_on = False
+        """What was begun waits for a commit, and then goes on without the connection's task, unless
+        that has taken it over to come to the request behind it."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         peer = transport.get_extra_info("peername")
@@ -209,12 +213,45 @@ class Connection(RequestHandler):
             return True
         if not begun.done:
             self._begun = request, begun
+            return self._goes_on_soon(begun)
+        self._end_begun(begun)
+        return True
+
+    def _goes_on_soon(self, begun: Begun[Handled]) -> bool:
+        soon = begun.soon
+        if soon is None:
             return False
+        self._keepalive = False  # not idle: _process_keepalive() would take it for that
+        self._goes_on = True
+        soon.add_done_callback(self._go_on)
+        return True
+
+    def _go_on(self, _: asyncio.Future[Any]) -> None:
+        """Behind a commit."""
+        if not self._goes_on:
+            return  # the connection's task does
+        assert self._begun is not None
+        self._goes_on = False
+        begun = self._begun[1]
+        try:
+            begun.go_on()
+        except ConnectionError:
+            self._begun = None
+            self.force_close()
+            return
+        if begun.done:
+            self._begun = None
+            self._end_begun(begun)
+        elif not self._goes_on_soon(begun):
+            waiter = self._waiter
+            if waiter is not None and not waiter.done():
+                waiter.set_result(None)
+
+    def _end_begun(self, begun: Begun[Handled]) -> None:
         self._messages.popleft()
         if self._parser is not None:
             self._parser.message_consumed()
         self._end_request(*begun.result)
-        return True
 
     def _end_request(self, response: web.StreamResponse, gone: bool) -> None:
         """What the connection's task does behind each request that it handled."""
@@ -231,6 +268,7 @@ class Connection(RequestHandler):
     @property
     def begun_request(self) -> web.BaseRequest | None:
         """The request that was begun, for the connection's task to go on with."""
+        self._goes_on = False
         return None if self._begun is None else self._begun[0]
 
     async def _handle_request(

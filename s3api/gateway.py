@@ -58,6 +58,7 @@ from s3api.access import authorise
 from s3api.auth import UNPROVEN, Authenticator, RememberedKeys
 from s3api.begun import own_task
 from s3api.buckets import check_expected_owner
+from s3api.commits import Commits
 from s3api.config import AuthConfig, GatewayConfig
 from s3api.connection import Connection, Server
 from s3api.directories import LISTINGS, Directory
@@ -104,7 +105,9 @@ class Gateway:
             region=config.region if config.check_region else None,
         )
         host_id = secrets.token_hex(16)
-        self._door = Door(volume, memo, self._threads, config, host_id, self._authenticator)
+        self._door = Door(
+            volume, memo, self._threads, Commits(), config, host_id, self._authenticator
+        )
         self._logs = LogDelivery(volume, self._threads, config, host_id)
         self._http: Server | None = None
         self._listening: list[asyncio.Server] = []

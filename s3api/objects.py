@@ -23,6 +23,7 @@ from cache.records import ObjectAttributes
 from cache.writers import ObjectWriter
 from s3api.acl import OBJECT_GRANT_HEADERS
 from s3api.acls import new_object_access
+from s3api.begun import own_task
 from s3api.buckets import check_expected_owner
 from s3api.checksums import ALGORITHMS, CHECKSUM_MEMBERS, DEFAULT_ALGORITHM, FULL_OBJECT, BodyDigest
 from s3api.conditions import (
@@ -85,10 +86,12 @@ from s3api.seals import (
     sealing,
     stored_size,
 )
-from s3api.transfer import read_document, receive, send
+from s3api.transfer import read_document, receive, receive_small, send
 from s3api.versioning import find_version, made_version, no_marker, read_version_id, version_of
 
 _DELETED_AT_ONCE_MAX = 1000
+_SMALL_WIRE_BYTES = 16 << 10
+"""Of a body that is read on the loop: one in many signed chunks takes long to check."""
 _READ_CONDITIONS = "IfMatch IfModifiedSince IfNoneMatch IfUnmodifiedSince"
 _READ = (
     f"ChecksumMode PartNumber Range VersionId {_READ_CONDITIONS} {RESPONSE_OVERRIDES}"
@@ -103,6 +106,7 @@ _READ = (
     "PutObject",
     f"ACL Body ContentLength ContentMD5 IfMatch IfNoneMatch {OBJECT_GRANT_HEADERS}"
     f" {ATTRIBUTE_MEMBERS} {LOCK_MEMBERS} {WRITE_MEMBERS} {CHECKSUM_MEMBERS}",
+    prompt=True,
 )
 async def put_object(call: Call) -> web.StreamResponse:
     condition = WriteCondition(call.input, call.key)
@@ -112,6 +116,47 @@ async def put_object(call: Call) -> web.StreamResponse:
     seal = await seal_for(call)
     attributes = attributes_of(seal, with_default_lock(call, requested_attributes(call)))
 
+    stored = None
+    if seal is None and not condition:
+        stored = await _put_small(call, plan, receiver, attributes)
+    if stored is None:
+        await own_task()
+        stored = await _put_any(call, plan, receiver, attributes, seal, condition)
+    headers = {"ETag": quoted_etag(stored), **checksum_headers(stored.attributes)}
+    version_id = made_version(stored)
+    if version_id is not None:
+        headers["x-amz-version-id"] = version_id
+    return call.answer(headers=headers | headers_of(seal) | expiration_headers(call, stored))
+
+
+async def _put_small(
+    call: Call, plan: BodyPlan, receiver: Receiver, attributes: ObjectAttributes
+) -> Object | None:
+    """A body of a few KiB, without a thread; None where that cannot be, and then nothing of the
+    body was read."""
+    wire_bytes = call.request.content_length
+    if plan.size_bytes is None or wire_bytes is None or wire_bytes > _SMALL_WIRE_BYTES:
+        return None
+    writer = call.volume.objects.writer_now(
+        call.bucket, call.key, size_bytes=plan.size_bytes, attributes=attributes
+    )
+    if writer is None:
+        return None
+    received = await receive_small(call, receiver, writer)
+    attributes = _with_checksums(attributes, received)
+    return await call.door.commits.submit(
+        partial(writer.submit, etag=received.etag, attributes=attributes)
+    )
+
+
+async def _put_any(
+    call: Call,
+    plan: BodyPlan,
+    receiver: Receiver,
+    attributes: ObjectAttributes,
+    seal: Seal | None,
+    condition: WriteCondition,
+) -> Object:
     def begin() -> ObjectWriter | SealingWriter[ObjectWriter]:
         body_seal = seal_of_body(seal, call.key, plan.size_bytes)
         size_bytes = stored_size(body_seal, plan.size_bytes)
@@ -123,18 +168,17 @@ async def put_object(call: Call) -> web.StreamResponse:
     def commit(writer: ObjectWriter | SealingWriter[ObjectWriter], received: Received) -> Object:
         return sealed(writer).commit(
             etag=sealed_etag(seal, received.etag),
-            attributes=msgspec.structs.replace(
-                attributes, checksums=received.checksums, checksum_type=FULL_OBJECT
-            ),
+            attributes=_with_checksums(attributes, received),
             check=check_of(condition),
         )
 
-    stored = await receive(call, receiver, begin, commit)
-    headers = {"ETag": quoted_etag(stored), **checksum_headers(stored.attributes)}
-    version_id = made_version(stored)
-    if version_id is not None:
-        headers["x-amz-version-id"] = version_id
-    return call.answer(headers=headers | headers_of(seal) | expiration_headers(call, stored))
+    return await receive(call, receiver, begin, commit)
+
+
+def _with_checksums(attributes: ObjectAttributes, received: Received) -> ObjectAttributes:
+    return msgspec.structs.replace(
+        attributes, checksums=received.checksums, checksum_type=FULL_OBJECT
+    )
 
 
 def requested_attributes(call: Call) -> ObjectAttributes:

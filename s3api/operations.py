@@ -18,6 +18,7 @@ from cache.memo import Memo
 from cache.volume import Volume
 from s3api.answers import Answer
 from s3api.auth import Authentication, Authenticator, Identity
+from s3api.commits import Commits
 from s3api.config import GatewayConfig
 from s3api.errors import S3Error
 from s3api.headers import common_headers
@@ -39,6 +40,7 @@ class Door:
     memo: Memo
     """Fresh as of the last request that came. For the event loop."""
     threads: Threads
+    commits: Commits
     config: GatewayConfig
     host_id: str
     authenticator: Authenticator

@@ -3,7 +3,8 @@
 Receiving: the event loop collects wire bytes to about 1 MiB, one call in a worker thread decodes
 and hashes them, and another writes them, while the next are hashed and the ones behind them
 collected; a body that fits into one block is opened, written and committed in a single call. At
-most three blocks of a body are in memory.
+most three blocks of a body are in memory. One of a few KiB, which goes into the index, stays on the
+loop: a hop into a thread costs more than all that is done with it.
 
 Sending: bytes that are cached go out by sendfile from the segment files, small answers in one
 write together with their headers; bytes that are not cached are fetched piece by piece in worker
@@ -23,6 +24,7 @@ from aiohttp.web_protocol import RequestPayloadError
 
 from cache.contents import FileRange, Piece, read_nowait
 from s3api import metrics
+from s3api.begun import own_task
 from s3api.checksums import Block
 from s3api.errors import S3Error
 from s3api.operations import Call
@@ -91,6 +93,22 @@ async def wire_blocks(call: Call, block_bytes: int) -> AsyncIterator[tuple[list[
             yield block, False
             block, size_bytes = [], 0
     yield block, True
+
+
+async def receive_small(call: Call, receiver: Receiver, writer: Writer) -> Received:
+    """Take a body of a few KiB into a writer that does not block, here on the loop."""
+    content = call.request.content
+    if content.is_eof():
+        wire = [content.read_nowait()]
+    else:
+        await own_task()
+        wire = [chunk async for block, _ in wire_blocks(call, BLOCK_BYTES) for chunk in block]
+    for chunk in wire:
+        for payload in receiver.feed(chunk):
+            writer.write(payload)
+    received = receiver.finish()
+    metrics.RECEIVED_BYTES.inc(received.size_bytes)
+    return received
 
 
 class _Reception(Generic[W, T]):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import lmdb
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from cache.changes import Change
 from cache.config import MIB
 from cache.errors import FormatMismatch, IndexFull, NoSuchKey
-from cache.index import Index, Table, Txn
+from cache.index import Index, Request, Table, Txn
 
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -217,6 +218,105 @@ def test_the_mount_is_told_what_was_committed_and_nothing_else(tmp_path: Path) -
         index.commit(fails)
     commit_together(index, lambda: index.commit(announces), lambda: index.commit(fails))
     assert told == [[change], [change]]
+
+
+class Taker:
+    """Who submits: what came back, in which order, and when all of it did."""
+
+    def __init__(self, expected: int) -> None:
+        self.taken: list[list[Request[Any]]] = []
+        self.expected = expected
+        self.all_here = threading.Event()
+
+    def take(self, done: Sequence[Request[Any]]) -> None:
+        self.taken.append(list(done))
+        if sum(map(len, self.taken)) == self.expected:
+            self.all_here.set()
+
+
+def test_what_is_submitted_comes_back_durable_with_its_result(index: Index) -> None:
+    taker = Taker(1)
+
+    def change(txn: Txn) -> int:
+        txn.put(Table.META, b"a", b"v")
+        return 7
+
+    request = index.submit(change, taker)
+    assert taker.all_here.wait(10)
+    assert taker.taken == [[request]]
+    assert (request.result, request.error) == (7, None)
+    with index.read() as txn:
+        assert txn.get(Table.META, b"a")
+
+
+def test_submitted_changes_share_a_commit_with_those_that_wait(index: Index) -> None:
+    """And a change that fails fails alone, in whoever's company."""
+    one, other = Taker(2), Taker(1)
+
+    def fails(txn: Txn) -> None:
+        txn.put(Table.META, b"half", b"v")
+        raise NoSuchKey(b"x")
+
+    before = index._env.info()["last_txnid"]
+    with index._leader:
+        waits = threading.Thread(target=index.commit, args=(put(b"waits"),))
+        waits.start()
+        while not index._waiting:
+            pass
+        good = index.submit(put(b"a"), one)
+        bad = index.submit(fails, one)
+        others = index.submit(put(b"b"), other)
+    waits.join()
+    assert one.all_here.wait(10)
+    assert other.all_here.wait(10)
+    assert index._env.info()["last_txnid"] == before + 1
+    assert (one.taken, other.taken) == ([[good, bad]], [[others]])
+    assert (good.error, type(bad.error), others.error) == (None, NoSuchKey, None)
+    with index.read() as txn:
+        assert [txn.get(Table.META, key) for key in (b"a", b"b", b"waits", b"half")] == [
+            b"v",
+            b"v",
+            b"v",
+            None,
+        ]
+
+
+def test_who_submitted_is_told_after_the_mount(tmp_path: Path) -> None:
+    order: list[str] = []
+
+    class Sink:
+        def notice(self) -> Sink:
+            return self
+
+        def warn(self, changes: list[Change]) -> None:
+            order.append("warned")
+
+        def confirm(self) -> None:
+            order.append("told")
+
+    class Orderly(Taker):
+        def take(self, done: Sequence[Request[Any]]) -> None:
+            order.append("taken")
+            super().take(done)
+
+    index = Index(tmp_path, cap_bytes=16 * MIB, sync=False)
+    index._sink = Sink()  # type: ignore[assignment]
+    taker = Orderly(1)
+    index.submit(lambda txn: txn.changes.append(Change(1, b"n", 0)), taker)
+    assert taker.all_here.wait(10)
+    assert order == ["warned", "told", "taken"]
+
+
+def test_what_was_submitted_is_committed_before_the_index_closes(tmp_path: Path) -> None:
+    index = Index(tmp_path, cap_bytes=16 * MIB, sync=False)
+    taker = Taker(50)
+    for number in range(50):
+        index.submit(put(b"k%d" % number), taker)
+    index.close()
+    assert taker.all_here.is_set()
+    again = Index(tmp_path, cap_bytes=16 * MIB, sync=False)
+    with again.read() as txn:
+        assert all(txn.get(Table.META, b"k%d" % number) for number in range(50))
 
 
 def test_an_index_of_another_format_is_refused(tmp_path: Path) -> None:

@@ -5,12 +5,18 @@ from __future__ import annotations
 import asyncio
 import http.client
 import socket
+import struct
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
+from cache.errors import NoSuchKey
+from cache.index import Request
 from s3api.begun import Begun, own_task
+from s3api.threads import Threads
 from tests.support.s3 import Door, serving
+from tests.support.waiting import wait_until
 
 
 def test_what_does_not_wait_is_done() -> None:
@@ -173,3 +179,145 @@ def test_a_request_that_comes_byte_by_byte(door: Door) -> None:
         while not received.endswith(b"body"):
             received += connection.recv(65536)
     assert received.startswith(b"HTTP/1.1 200")
+
+
+# ------------------------------------------------------------------- PUTs that wait for a commit
+
+
+def put_wire(door: Door, key: str, body: bytes, *more: str) -> bytes:
+    target = door.presign("PUT", f"/bucket/{key}")
+    lines = [f"PUT {target} HTTP/1.1", f"Host: {door.host}", f"Content-Length: {len(body)}", *more]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+def get_wire(door: Door, key: str) -> bytes:
+    target = door.presign("GET", f"/bucket/{key}")
+    return f"GET {target} HTTP/1.1\r\nHost: {door.host}\r\n\r\n".encode()
+
+
+def statuses(connection: socket.socket, count: int) -> list[bytes]:
+    """Of the next answers, which have no body."""
+    received = b""
+    while received.count(b"\r\n\r\n") < count:
+        chunk = connection.recv(65536)
+        assert chunk, received
+        received += chunk
+    return [part.split(b" ")[1] for part in received.split(b"\r\n\r\n")[:-1]]
+
+
+def until_waiting(door: Door, count: int) -> list[Request[Any]]:
+    """Once so many PUTs wait for a commit that the test holds up: those."""
+
+    def submitted() -> list[Request[Any]]:
+        return [each for each in door.volume.index._waiting if each.recipient is not None]
+
+    wait_until(lambda: len(submitted()) == count, f"{count} PUTs wait", 20)
+    return submitted()
+
+
+def test_small_bodies_are_committed_without_a_thread_and_together(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_thread(*_: object) -> object:
+        raise AssertionError("a small PUT took a thread")
+
+    monkeypatch.setattr(Threads, "transfer", no_thread)
+    connections = [connect(door) for _ in range(5)]
+    with door.volume.index._leader:
+        for number, connection in enumerate(connections):
+            connection.sendall(put_wire(door, f"together-{number}", b"%d" % number * 4096))
+        waiting = until_waiting(door, 5)
+    assert [statuses(connection, 1) for connection in connections] == [[b"200"]] * 5
+    assert len({each.batch for each in waiting}) == 1
+    for number, connection in enumerate(connections):
+        _, snapshot = door.volume.objects.open("bucket", b"together-%d" % number)
+        with snapshot:
+            assert snapshot.read(0, 4096) == b"%d" % number * 4096
+        connection.close()
+
+
+def test_nothing_is_answered_before_the_commit(door: Door) -> None:
+    with connect(door) as connection:
+        with door.volume.index._leader:
+            connection.sendall(put_wire(door, "early", bytes(4096)))
+            until_waiting(door, 1)
+            with connect(door) as other:  # the loop goes on meanwhile
+                other.sendall(get_wire(door, "early"))
+                assert other.recv(65536).startswith(b"HTTP/1.1 404")
+            connection.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                connection.recv(1)
+            connection.setblocking(True)
+        assert statuses(connection, 1) == [b"200"]
+
+
+def test_requests_behind_one_that_waits_for_its_commit_are_answered_in_order(door: Door) -> None:
+    """The connection's task takes over what was begun without it, and then it is used again."""
+    with connect(door) as connection:
+        for turn in range(3):
+            with door.volume.index._leader:
+                connection.sendall(put_wire(door, f"first-{turn}", b"1"))
+                until_waiting(door, 1)
+                connection.sendall(put_wire(door, f"second-{turn}", b"22") * 2)
+                connection.sendall(get_wire(door, "no-such-key")[:20])
+                with connect(door) as other:  # what came before was read by now
+                    other.sendall(get_wire(door, "no-such-key"))
+                    assert other.recv(65536).startswith(b"HTTP/1.1 404")
+            assert statuses(connection, 3) == [b"200"] * 3
+            connection.sendall(get_wire(door, "no-such-key")[20:])
+            received = b""
+            while not received.endswith(b"</Error>"):
+                received += connection.recv(65536)
+            assert received.startswith(b"HTTP/1.1 404")
+            connection.sendall(put_wire(door, f"third-{turn}", b"333"))
+            assert statuses(connection, 1) == [b"200"]
+
+
+def test_a_client_that_leaves_before_its_commit_harms_nobody(door: Door) -> None:
+    with door.volume.index._leader:
+        connection = connect(door)
+        connection.sendall(put_wire(door, "left", b"left"))
+        until_waiting(door, 1)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.close()  # by a reset
+        with connect(door) as other:
+            other.sendall(get_wire(door, "left"))
+            assert other.recv(65536).startswith(b"HTTP/1.1 404")
+    with connect(door) as other:
+        other.sendall(put_wire(door, "stays", b"stays"))
+        assert statuses(other, 1) == [b"200"]
+    assert door.volume.objects.get("bucket", b"left").size == 4
+
+
+def test_a_small_body_that_comes_late_or_is_not_what_was_promised(door: Door) -> None:
+    whole = put_wire(door, "late", b"0123456789" * 100)
+    with connect(door) as connection:
+        for part in (whole[:-700], whole[-700:-1], whole[-1:]):
+            connection.sendall(part)
+        assert statuses(connection, 1) == [b"200"]
+        connection.sendall(put_wire(door, "bad", b"body", f"Content-MD5: {'A' * 22}=="))
+        received = b""
+        while not received.endswith(b"</Error>"):
+            received += connection.recv(65536)
+        assert b"BadDigest" in received
+        connection.sendall(put_wire(door, "close", b"body", "Connection: close"))
+        assert statuses(connection, 1) == [b"200"]
+        assert connection.recv(1) == b""
+    with pytest.raises(NoSuchKey):
+        door.volume.objects.get("bucket", b"bad")
+
+
+def test_what_a_commit_refuses_is_answered(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> bool:
+        return True
+
+    with connect(door) as connection:
+        monkeypatch.setattr(door.volume.index, "_is_full", full)
+        connection.sendall(put_wire(door, "full", b"body"))
+        received = b""
+        while not received.endswith(b"</Error>"):
+            received += connection.recv(65536)
+        assert received.startswith(b"HTTP/1.1 50")
+        monkeypatch.undo()
+        connection.sendall(put_wire(door, "full", b"body"))
+        assert statuses(connection, 1) == [b"200"]

@@ -141,6 +141,7 @@ def write_config(directory: Path, overrides: Mapping[str, Any]) -> Path:
             "capacity_bytes": "512MiB",
             "segment_bytes": "16MiB",
             "index_bytes": "256MiB",
+            "persist_delay_ms": 200,  # tests wait for what is persisted
         },
         "stores": {"main": {"type": "posix", "path": str(directory / "store"), "creatable": True}},
         "s3": {"address": "127.0.0.1", "port": 0},
