@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from cache import disk
-from cache.config import MIB
+from cache.config import MIB, CacheDirectory
 from cache.contents import FileRange
-from cache.errors import ExtentCorrupt
+from cache.errors import CacheFull, ExtentCorrupt
 from cache.namespace import Place
 from cache.segments import BLOCK, PASSING_BYTES
 from tests.support.loop_disk import loop_disk, requires_loop
@@ -25,9 +25,10 @@ from tests.support.volume import TestVolume, some_bytes
 ODD_LENGTHS = (1, 4095, 4096, 4097, MIB - 1, MIB, MIB + 1, 4 * MIB - 1, 4 * MIB, 4 * MIB + 1)
 
 
-def room(directory: Path, *, sync: bool = False) -> TestVolume:
+def room(directory: Path, *, sync: bool = False, **cache: object) -> TestVolume:
     """A volume whose segments have room for the largest extents."""
-    return TestVolume(directory, capacity_bytes=768 * MIB, segment_bytes=32 * MIB, sync=sync)
+    settings: dict[str, object] = {"capacity_bytes": 768 * MIB, "segment_bytes": 32 * MIB}
+    return TestVolume(directory, sync=sync, **(settings | cache))  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -272,7 +273,46 @@ def test_bad_bytes_are_not_persisted(box: TestVolume) -> None:
     assert not box.is_stored(b"large")
 
 
-# ---------------------------------------------------------------------- power
+# ---------------------------------------------------------------------- disks
+
+
+@pytest.fixture
+def thin_memory(tmp_path: Path) -> Iterator[Path]:
+    """40 MiB for an image that says it is larger."""
+    directory = tmp_path / "memory"
+    directory.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "none", directory], check=True)
+    yield directory
+    subprocess.run(["umount", "-l", directory], check=True)
+
+
+@requires_loop
+def test_a_disk_that_fails_behind_the_write_fails_the_commit(
+    tmp_path: Path, thin_memory: Path
+) -> None:
+    with loop_disk(thin_memory / "image", tmp_path / "disk", 256 * MIB) as thin:
+        directory = CacheDirectory(thin.directory / "segments", 192 * MIB)
+        box = room(tmp_path, sync=True, directories=(directory,), segment_bytes=16 * MIB)
+        acknowledged: list[int] = []
+
+        def put_60_mib() -> None:
+            for number in range(20):
+                box.put(b"b%d" % number, some_bytes(3 * MIB, number))
+                acknowledged.append(number)
+
+        try:
+            with pytest.raises((OSError, CacheFull)):
+                put_60_mib()
+            assert acknowledged
+            for number in acknowledged:
+                assert box.get(b"b%d" % number) == some_bytes(3 * MIB, number)
+            assert len(box.listed()) == len(acknowledged)
+            box.restart()  # verified anew, from the disk
+            for number in acknowledged:
+                assert box.get(b"b%d" % number) == some_bytes(3 * MIB, number)
+        finally:
+            box.close()
+
 
 _WRITES = """
 import sys
