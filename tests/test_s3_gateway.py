@@ -329,8 +329,12 @@ def test_stop_lets_requests_end(tmp_path: Path) -> None:
         door.volume.buckets.create("bucket", "tester")
         target = door.presign("PUT", "/bucket/key")
         connection = connect(door)
-        head = f"PUT {target} HTTP/1.1\r\nHost: {door.host}\r\nContent-Length: 4\r\n\r\n"
-        connection.sendall(head.encode() + b"bo")
+        head = f"PUT {target} HTTP/1.1\r\nHost: {door.host}\r\nContent-Length: 4\r\n"
+        connection.sendall(head.encode() + b"Expect: 100-continue\r\n\r\n")
+        # Now the request is under way, and not just on the wire.
+        go_on = b"HTTP/1.1 100 Continue\r\n\r\n"
+        assert connection.recv(len(go_on), socket.MSG_WAITALL) == go_on
+        connection.sendall(b"bo")
         finished = threading.Timer(0.3, connection.sendall, [b"dy"])
         finished.start()
         reader = threading.Thread(
