@@ -104,14 +104,15 @@ class Comparison:
             return lost
         return namespace.in_the_way(txn, place, None if inode is None else inode.id)
 
-    def still(self, task: Task) -> bool:
-        """Whether what was seen before the lock was taken still holds."""
+    def again(self, task: Task) -> Task | None:
+        """The task as it is now that the locks are held; None if they are not those it needs, or
+        if somebody else goes first by now."""
         now = self.look(task.place)
         if now.key != task.key or now.foreign is not None:
-            return False
-        if now.inode is None or task.inode is None:
-            return now.inode is task.inode
-        return now.inode.id == task.inode.id
+            return None
+        before, inode = task.inode, now.inode
+        same = inode is before if inode is None or before is None else inode.id == before.id
+        return now if same else None
 
 
 def aside_name(inode: Inode) -> bytes:

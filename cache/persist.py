@@ -105,16 +105,14 @@ class Persister:
                 continue
             if task.inode is not None and task.inode.is_dir and task.has_moved:
                 with self._locks.hold("bucket", place.bucket, deadline_s=self._deadline_s):
-                    now = self._comparison.look(place)
+                    now = self._comparison.again(task)
                     done = (
-                        self._comparison.still(task)
-                        and now.has_moved
-                        and now.foreign is None
-                        and self._reconciler.move_directory(now)
+                        now is not None and now.has_moved and self._reconciler.move_directory(now)
                     )
             else:
                 with self._holding(place.bucket, task.key, task.inode):
-                    done = self._comparison.still(task) and self._reconciler.reconcile(task)
+                    now = self._comparison.again(task)
+                    done = now is not None and self._reconciler.reconcile(now)
             if done:
                 return
         raise StoreUnavailable(f"{place.name!r} changes faster than it can be persisted")

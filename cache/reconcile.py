@@ -59,11 +59,10 @@ class Reconciler:
         self._relocation = relocation
 
     def reconcile(self, task: Task) -> bool:
-        """Under the key's lock; False when it must be looked at again."""
-        key, task = task.key, self._comparison.look(task.place)
-        moves = task.inode is not None and task.inode.is_dir and task.has_moved
-        if task.key != key or task.foreign is not None or moves:
-            return False  # renamed since: that needs other locks, or somebody else first
+        """Under the key's lock, of a task that was looked at under it; False when it must be looked
+        at again."""
+        if task.inode is not None and task.inode.is_dir and task.has_moved:
+            return False  # renamed since: that needs another lock
         if task.mode.persists:
             return self._store(task)
         if task.inode is not None and not task.inode.is_dir and task.has_moved:

@@ -106,16 +106,16 @@ def test_a_directory_that_takes_the_name_while_it_is_persisted(
     box.drain()
     box.rmdir(b"c")
     comparison = box.volume.persister._comparison
-    still = comparison.still
+    again = comparison.again
 
-    def and_then(task: Task) -> bool:
-        answer = still(task)
+    def and_then(task: Task) -> Task | None:
+        answer = again(task)
         if task.key == b"c/" and task.inode is None:
-            monkeypatch.setattr(comparison, "still", still)
+            monkeypatch.setattr(comparison, "again", again)
             box.rename(b"b", b"c")
         return answer
 
-    monkeypatch.setattr(comparison, "still", and_then)
+    monkeypatch.setattr(comparison, "again", and_then)
     check(box)
     assert box.stored_bytes(b"c/x") == b"x"
 

@@ -21,6 +21,7 @@ import struct
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, TypeVar
 
 from cache import disk
@@ -369,7 +370,8 @@ def check_expected(key: bytes, place: Place, expected: str | None) -> None:
 
 
 class PosixUpload:
-    """See `base.Upload`. Small writes are gathered to 1 MiB before they go to a thread."""
+    """See `base.Upload`. Small writes are gathered to 1 MiB before they go to a thread; a body that
+    is no larger is one step from its temporary file to its name."""
 
     def __init__(self, publisher: Publisher, pool: DeadlinePool, key: bytes) -> None:
         self._publisher = publisher
@@ -432,8 +434,8 @@ class PosixUpload:
 
     def _commit_file(self, attributes: StoredAttributes, expected: str | None) -> StoredObject:
         return self._commit_body(
-            lambda body: self._publisher.publish_file(
-                self._key, self._temporary, body, attributes, expected
+            lambda temporary, body: self._publisher.publish_file(
+                self._key, temporary, body, attributes, expected
             )
         )
 
@@ -444,25 +446,47 @@ class PosixUpload:
         if not has_body:
             return self._pool.run(lambda: publish(self._key, attributes, expected))
         return self._commit_body(
-            lambda body: publish(self._key, attributes, expected, (self._temporary, body))
+            lambda temporary, body: publish(self._key, attributes, expected, (temporary, body))
         )
 
-    def _commit_body(self, publish: Callable[[int], StoredObject]) -> StoredObject:
-        """publish(descriptor) gives the temporary file its name."""
+    def _commit_body(self, publish: Callable[[bytes, int], StoredObject]) -> StoredObject:
+        """publish(temporary, descriptor) gives the temporary file its name."""
+        if self._body is None:
+            return self._pool.run(partial(self._commit_gathered, bytes(self._gathered), publish))
         body = self._flush()
         descriptor = body.file.descriptor
 
         def commit() -> StoredObject:
             body.end()
-            # A file system tells no checksum of what it holds; the size is what can be compared.
-            actual = os.fstat(descriptor).st_size
-            if actual != body.size_bytes:
-                raise StoreCorrupt(f"{self._key!r}: {actual} of {body.size_bytes} bytes written")
-            return publish(descriptor)
+            self._check_size(descriptor, body.size_bytes)
+            return publish(self._temporary, descriptor)
 
         stored = body.file.run(commit)
         body.file.close()
         return stored
+
+    def _commit_gathered(
+        self, gathered: bytes, publish: Callable[[bytes, int], StoredObject]
+    ) -> StoredObject:
+        """In a thread of the pool, which may have been given up: cleans up by itself."""
+        temporary, descriptor = self._publisher.create_temporary(self._key)
+        try:
+            with store_errors("write", self._key):
+                disk.write_at(descriptor, gathered, 0)
+            self._check_size(descriptor, len(gathered))
+            return publish(temporary, descriptor)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                self._publisher.remove_temporary(temporary)
+            raise
+        finally:
+            os.close(descriptor)
+
+    def _check_size(self, descriptor: int, expected: int) -> None:
+        """A file system tells no checksum of what it holds; the size is what can be compared."""
+        actual = os.fstat(descriptor).st_size
+        if actual != expected:
+            raise StoreCorrupt(f"{self._key!r}: {actual} of {expected} bytes written")
 
     def _flush(self) -> BodyFile:
         """Write what was gathered; make the temporary file if there is none."""
