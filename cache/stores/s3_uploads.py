@@ -268,11 +268,12 @@ class S3Upload:
         self._filling = bytearray()
         if self._beginning is None:
             return
-        try:
-            multipart = self._pool.wait(self._beginning)
-        except StoreError as exc:
-            log.debug("an upload that was aborted did not begin: %s", exc)
+        if not self._beginning.done() or self._beginning.cancelled():
+            self._beginning.add_done_callback(_abort_late)  # nothing was sent of it yet
             return
+        if self._beginning.exception() is not None:
+            return
+        multipart = self._beginning.result()
         for _, future in self._in_flight:
             future.cancel()
         for _, future in self._in_flight:
@@ -402,6 +403,12 @@ class S3PartUpload:
 
     def abort(self) -> None:
         self._pool.run(self._multipart.abort)
+
+
+def _abort_late(beginning: Future[Multipart]) -> None:
+    """An upload that was given up before the server had answered that it begins. In its thread."""
+    if not beginning.cancelled() and beginning.exception() is None:
+        beginning.result().abort()
 
 
 def outcome(pool: DeadlinePool, future: Future[str]) -> None:
