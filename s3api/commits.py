@@ -1,7 +1,9 @@
 """Changes of the index that a request waits for without a thread of its own.
 
 What is submitted shares a commit with all that came while the last one was synced (cache/index.py).
-The loop is woken once for each commit, however many requests that answers.
+It is submitted at the end of the loop's round, with all of that round: a committer that is called
+before would take turns with the loop at the interpreter, for a smaller batch. The loop is woken
+once for each commit, however many requests that answers.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ class Commits:
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._begun: list[tuple[Callable[[Recipient], Request[Any]], Soon[Any]]] = []
         self._waiting: dict[Request[Any], Soon[Any]] = {}
 
     def submit(self, begin: Callable[[Recipient], Request[T]]) -> Soon[T]:
@@ -30,9 +33,19 @@ class Commits:
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
         done: Soon[T] = Soon(loop=self._loop)
-        # What is taken comes back through the loop, and so after this.
-        self._waiting[begin(self)] = done
+        if not self._begun:
+            self._loop.call_soon(self._submit_round)
+        self._begun.append((begin, done))
         return done
+
+    def _submit_round(self) -> None:
+        begun, self._begun = self._begun, []
+        for begin, done in begun:
+            try:
+                # What is taken comes back through the loop, and so after this.
+                self._waiting[begin(self)] = done
+            except Exception as exc:  # noqa: BLE001  one that fails holds up no other of its round
+                done.set_exception(exc)
 
     def take(self, done: Sequence[Request[Any]]) -> None:
         """As cache.index.Recipient, from whatever thread."""

@@ -13,6 +13,7 @@ import pytest
 
 from cache.errors import NoSuchKey
 from cache.index import Request
+from cache.writers import ObjectWriter
 from s3api.begun import Begun, own_task
 from s3api.threads import Threads
 from tests.support.s3 import Door, serving
@@ -321,3 +322,19 @@ def test_what_a_commit_refuses_is_answered(door: Door, monkeypatch: pytest.Monke
         monkeypatch.undo()
         connection.sendall(put_wire(door, "full", b"body"))
         assert statuses(connection, 1) == [b"200"]
+
+
+def test_what_cannot_be_submitted_fails_alone(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    submit = ObjectWriter.submit
+
+    def sometimes(writer: ObjectWriter, *arguments: Any, **named: Any) -> Request[Any]:
+        if writer._target.key == b"unlucky":
+            raise RuntimeError("can't start new thread")
+        return submit(writer, *arguments, **named)
+
+    monkeypatch.setattr(ObjectWriter, "submit", sometimes)
+    with connect(door) as unlucky, connect(door) as lucky:
+        unlucky.sendall(put_wire(door, "unlucky", b"body"))
+        lucky.sendall(put_wire(door, "lucky", b"body"))
+        assert statuses(lucky, 1) == [b"200"]
+        assert unlucky.recv(65536).startswith(b"HTTP/1.1 500")
