@@ -45,7 +45,8 @@ class Commits:
                 # What is taken comes back through the loop, and so after this.
                 self._waiting[begin(self)] = done
             except Exception as exc:  # noqa: BLE001  one that fails holds up no other of its round
-                done.set_exception(exc)
+                if not done.done():
+                    done.set_exception(exc)
 
     def take(self, done: Sequence[Request[Any]]) -> None:
         """As cache.index.Recipient, from whatever thread."""
