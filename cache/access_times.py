@@ -60,7 +60,7 @@ class AccessTimes:
                 if found is not None and inode_id in self._noted and atime_ns > found.atime_ns:
                     namespace.update(txn, found, atime_ns=atime_ns)
 
-        self._index.commit(change, grows=False)
+        self._index.commit(change, grows=False, durable=False)
         for inode_id, atime_ns in noted.items():
             if self._noted.get(inode_id) == atime_ns:
                 del self._noted[inode_id]

@@ -252,7 +252,7 @@ class Files:
             self._directories.mark(txn, place)
             return inode
 
-        return self._index.commit(change)
+        return self._index.commit(change, durable=False)
 
     def _create_bucket(self, name: bytes, kind: Kind, mode: int, uid: int, gid: int) -> Inode:
         if kind != Kind.DIRECTORY:
@@ -288,7 +288,7 @@ class Files:
             self._directories.mark(txn, place)
             return found
 
-        return self._index.commit(change)
+        return self._index.commit(change, durable=False)
 
     def unlink(self, parent: int, name: bytes) -> None:
         """Remove a name of a file. IsADirectory."""
@@ -308,7 +308,7 @@ class Files:
                 self._directories.mark(txn, place, former=inode)
             self._directories.keep(txn, parent)
 
-        self._index.commit(change, grows=False)
+        self._index.commit(change, grows=False, durable=False)
 
     def rmdir(self, parent: int, name: bytes) -> None:
         """Remove an empty directory, or bucket. NotEmpty, NotADirectory."""
@@ -330,7 +330,7 @@ class Files:
             self._directories.mark(txn, place, former=inode)
             self._directories.keep(txn, parent)
 
-        self._index.commit(change, grows=False)
+        self._index.commit(change, grows=False, durable=False)
 
     # ------------------------------------------------------------------ attributes
 
@@ -359,13 +359,14 @@ class Files:
                     mark_all(txn, self._buckets, updated)
             return updated
 
-        return self._index.commit(change)
+        return self._index.commit(change, durable=False)
 
     # ------------------------------------------------------------------ syncing
 
     def sync(self, inode: int) -> None:
         """fsync of a directory or of an inode's attributes. Every change is durable here when it
         returns; in write_through this also waits until the store has the queued names."""
+        self._index.make_durable()
         with self._index.read() as txn:
             found = namespace.get(txn, inode)
             places = through_places_in(txn, self._buckets, inode) if found.is_dir else []

@@ -2,10 +2,11 @@
 
 Reading takes no lock and costs about a microsecond; do it inline. Writing is a *change*, a
 function of a transaction, handed to `Index.commit`. Changes of several threads that arrive
-together share one sync of their segments and one synced commit: whoever holds `_leader` commits
+together share one sync of their segments, one commit and its sync: whoever holds `_leader` commits
 for all that wait (docs/concurrency.md). The order is the promise of the whole product: bytes
-synced, then the commit synced, then the kernel of the mount told, then the caller answered. An
-event loop, which cannot wait, hands its changes to `Index.submit`.
+synced, then the commit, which all see from then on, then the commit synced (cache/durability.py),
+then the kernel of the mount told, then the caller answered. An event loop, which cannot wait, hands
+its changes to `Index.submit`.
 
 A change must not wait for anything (no I/O, no lock, no other process): all writers of the node
 stand behind it. A change that raises leaves nothing behind.
@@ -13,6 +14,7 @@ stand behind it. A change that raises leaves nothing behind.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import errno
 import logging
@@ -27,6 +29,7 @@ import lmdb
 import msgspec
 
 from cache import changes, metrics
+from cache.durability import Opened
 from cache.errors import CacheError, FormatMismatch, IndexFull, OutOfSpace
 from cache.records import pack, unpack
 
@@ -172,18 +175,21 @@ class Syncable(Protocol):
 class Request(Generic[T]):
     """A change on its way into the index."""
 
-    __slots__ = ("batch", "change", "error", "grows", "recipient", "result", "syncs")
+    __slots__ = ("batch", "change", "durable", "error", "grows", "recipient", "result", "syncs")
 
     def __init__(
         self,
         change: Callable[[Txn], T],
         syncs: Sequence[Syncable],
+        *,
         grows: bool,
+        durable: bool = True,
         recipient: Recipient | None = None,
     ) -> None:
         self.change = change
         self.syncs = syncs
         self.grows = grows
+        self.durable = durable
         self.recipient = recipient
         self.batch: _Batch | None = None
         self.result: T
@@ -239,6 +245,8 @@ class Index:
         sink: changes.ChangeSink = changes.NOBODY,
     ) -> None:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._opened = Opened(path, sync=sync)
+        self._point = self._opened.point
         self._cap_bytes = cap_bytes
         # Headroom above the cap, so that deletes still find pages to copy on write.
         headroom = max(16 << 20, cap_bytes // 16)
@@ -248,16 +256,21 @@ class Index:
             max_dbs=len(Table) + 4,
             max_readers=1022,
             mode=0o600,
-            sync=sync,
-            metasync=sync,
+            sync=sync and self._point is None,
+            metasync=sync and self._point is None,
             writemap=False,  # a full disk would be SIGBUS
             readahead=False,
             max_spare_txns=16,
         )
         self._env.reader_check()
-        self._tables: dict[Table, lmdb._Database] = {
-            table: self._env.open_db(table.value.encode()) for table in Table
-        }
+        if self._point is not None:
+            self._point.begin(self._env)
+        with self._writing():
+            self._tables: dict[Table, lmdb._Database] = {
+                table: self._env.open_db(table.value.encode()) for table in Table
+            }
+        if self._point is not None:
+            self._point.keep()
         self._sink = sink
         self._leader = threading.Lock()
         self._queue_lock = threading.Lock()
@@ -299,15 +312,18 @@ class Index:
         *,
         syncs: Sequence[Syncable] = (),
         grows: bool = True,
+        durable: bool = True,
     ) -> T:
         """Run `change` in a write transaction; return its result once it is durable and told.
 
         syncs: what holds the bytes that the change names. grows: False for changes that only
-        remove, which are let through when the index is at its cap. Blocks: a sync, a commit, and
-        the mount's answer. Raises what the change raised, OutOfSpace or IndexFull when there is
-        no room, OSError when a sync failed; then nothing was changed.
+        remove, which are let through when the index is at its cap. durable: False for what need
+        not outlive a power cut before a later commit, or make_durable, does; others see it all the
+        same. Blocks: a sync, a commit, and the mount's answer. Raises what the change raised,
+        OutOfSpace or IndexFull when there is no room, OSError when a sync failed. Then nothing was
+        changed, but for OutOfSpace where the disk failed behind the commit: it takes no more.
         """
-        request = Request(change, syncs, grows)
+        request = Request(change, syncs, grows=grows, durable=durable)
         with self._queue_lock:
             self._waiting.append(request)  # type: ignore[arg-type]
         led = None
@@ -328,7 +344,7 @@ class Index:
         """As commit, without waiting: the recipient gets the request that is returned here, with
         the change's result or error, from another thread. For bytes that are in the change itself.
         """
-        request = Request(change, (), grows, recipient)
+        request = Request(change, (), grows=grows, recipient=recipient)
         with self._queue_lock:
             self._waiting.append(request)  # type: ignore[arg-type]
             is_called, self._is_called = self._is_called, True
@@ -370,10 +386,10 @@ class Index:
         if not ready:
             return batch
         try:
-            with metrics.COMMIT_SECONDS.time():
+            with metrics.COMMIT_SECONDS.time(), self._writing():
                 self._commit_ready(ready, batch)
         except BaseException as exc:  # noqa: BLE001  every waiting thread raises it as its own
-            # The commit itself failed: nobody's change is there.
+            # The commit itself failed: nobody's change is there; or its sync, and nobody knows.
             error = _no_room(exc) if isinstance(exc, lmdb.Error) else exc
             batch.changes.clear()
             for request in ready:
@@ -406,6 +422,22 @@ class Index:
             batch.notice = notice
         else:
             notice.withdraw()
+        if self._point is not None:
+            # By the leader: what comes meanwhile shares the next commit.
+            if any(request.durable for request in ready):
+                self._point.reach()
+            else:
+                self._point.owe()
+
+    def _writing(self) -> contextlib.AbstractContextManager[None]:
+        """For the length of a write transaction (cache/durability.py)."""
+        return self._point.committing() if self._point is not None else contextlib.nullcontext()
+
+    def make_durable(self) -> None:
+        """Return once all commits so far outlive a power cut, whoever made them. Costs a
+        microsecond where they do already, else it blocks. OutOfSpace when the disk failed."""
+        if self._point is not None:
+            self._point.reach()
 
     @staticmethod
     def _sync_segments(requests: list[Request[object]]) -> list[Request[object]]:
@@ -483,7 +515,9 @@ class Index:
             self._calls.put(False)
         for thread in self._committers:
             thread.join()
+        whole = self._point is None or self._point.close()
         self._env.close()
+        self._opened.close(whole=whole)
 
 
 def _no_room(exc: lmdb.Error) -> CacheError:

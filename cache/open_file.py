@@ -297,7 +297,7 @@ class OpenFile:
             if size == self._size and not touches:
                 return self.publish()
             if size == self._size and not self._changed:
-                return self._shared.index.commit(self._touch)
+                return self._shared.index.commit(self._touch, durable=False)
             if size < self._size:
                 self._cut(size)
             elif size > self._size:
@@ -345,7 +345,7 @@ class OpenFile:
             )
             mark_all(txn, self._shared.buckets, inode)
 
-        self._shared.index.commit(change)
+        self._shared.index.commit(change, durable=False)
         self._size = size
         self._snapshot = None
 
@@ -353,7 +353,7 @@ class OpenFile:
 
     def publish(self) -> Inode:
         """Make what was written the inode's bytes: synced, then committed, then visible at the
-        other door. Returns the inode. Blocks."""
+        other door; durable with sync(), or in a moment. Returns the inode. Blocks."""
         with self._lock:
             if not self._changed:
                 with self._shared.index.read() as txn:
@@ -362,7 +362,9 @@ class OpenFile:
             used = {(e.segment, e.offset) for e in self._overlay if e.segment != ZEROS}
             final = [self._final(extent) for extent in self._overlay]
             syncs = [self._reservations[key].segment for key in used]
-            inode = self._shared.index.commit(lambda txn: self._publish_in(txn, final), syncs=syncs)
+            inode = self._shared.index.commit(
+                lambda txn: self._publish_in(txn, final), syncs=syncs, durable=False
+            )
             for extent in final:
                 self._shared.contents.mark_verified(extent)
             self._overlay.clear()
@@ -454,8 +456,9 @@ class OpenFile:
         return not through_places(self._shared.index, self._shared.buckets, inode)
 
     def sync(self) -> None:
-        """fsync(2), as flush."""
+        """fsync(2): as flush, and durable."""
         self.flush()
+        self._shared.index.make_durable()
 
     def _persist(self, inode: Inode) -> None:
         for place in through_places(self._shared.index, self._shared.buckets, inode):

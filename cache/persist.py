@@ -4,6 +4,8 @@ persist(place) looks at both sides and does what is missing: upload, follow a re
 attributes, delete. It is convergent: repeating it, being killed in the middle of it, or two
 processes racing for it end in the same state. Rules that keep it so:
 
+- The store learns nothing that a power cut could undo here: commits that nobody has waited for are
+  made durable first.
 - One process works on a key of the store at a time (node lock on bucket and key); renaming a
   directory excludes all other work in its bucket.
 - Before a place in the store is written or deleted, whatever inode still has its bytes there

@@ -145,6 +145,7 @@ class Publisher:
             noted = dirty.find(txn, place.parent, place.name) is not None
         if not noted and self.intend(new.bucket, new.key) != place:
             raise StoreUnavailable(f"a directory above {new.key!r} was renamed meanwhile")
+        self.index.make_durable()  # the note may be one that nobody has waited for
 
     @staticmethod
     def present(txn: Txn, bucket: Bucket) -> Bucket:

@@ -345,6 +345,7 @@ class Reclaimer:
         """Unlink segment files that the index does not know: left by a crash between the two."""
         with self._index.read() as txn:
             known = {self._segments.path(r) for r in self._segments.records(txn)}
+        self._index.make_durable()  # a power cut must not bring back a record whose file is gone
         dropped = 0
         for path in self._segments.paths():
             if path not in known and disk.is_unlocked(path):

@@ -63,6 +63,7 @@ class Reconciler:
         at again."""
         if task.inode is not None and task.inode.is_dir and task.has_moved:
             return False  # renamed since: that needs another lock
+        self._index.make_durable()  # what that look saw: the store learns nothing else
         if task.mode.persists:
             return self._store(task)
         if task.inode is not None and not task.inode.is_dir and task.has_moved:

@@ -96,6 +96,7 @@ class Relocation:
             assert stored is not None, "what has no place in the store is on its way there"
             old = namespace.store_path_of(txn, stored.parent, stored.name)
             new = namespace.store_path_of(txn, *at)
+        self._index.make_durable()  # its note: whoever made it may not have lived to see that
         log.info("the store was asked to move %r to %r, and nobody heard its answer", old, new)
         found: StoredObject | None = None
         if inode.is_dir:

@@ -96,7 +96,7 @@ class Renames:
             self._directories.keep(txn, parent)
 
         with self._persister.standing_still(moving):
-            self._index.commit(change)
+            self._index.commit(change, durable=False)
 
     def _passing_through(self, txn: Txn, parent: int, name: bytes) -> list[Place]:
         """The place of a file that S3 clients may be uploading over at this moment, straight into

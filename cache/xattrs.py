@@ -104,7 +104,7 @@ class ExtendedAttributes:
             flags = found.flags | InodeFlag.XATTRS
             namespace.update(txn, found, flags=flags, ctime_ns=time.time_ns())
 
-        self._index.commit(change)
+        self._index.commit(change, durable=False)
 
     def remove(self, inode: int, name: bytes) -> None:
         """NoSuchAttribute; else as set."""
@@ -120,7 +120,7 @@ class ExtendedAttributes:
             txn.delete(Table.XATTRS, _row(inode, name))
             namespace.update(txn, found, ctime_ns=time.time_ns())
 
-        self._index.commit(change, grows=False)
+        self._index.commit(change, grows=False, durable=False)
 
     # ------------------------------------------------------------------ parts of the verbs
 

@@ -336,6 +336,7 @@ def test_acknowledged_bodies_outlive_a_power_cut(tmp_path: Path) -> None:
             [sys.executable, "-c", _WRITES, power.directory],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
         )
         with child:
             assert child.stdout is not None

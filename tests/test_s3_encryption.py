@@ -15,6 +15,7 @@ from botocore.exceptions import ClientError
 
 from cache.errors import SealedContent
 from cache.records import WriteMode
+from s3api import patience
 from tests.support import s3
 from tests.support.s3 import Door, bucket, client, serving
 from tests.support.stores import Backend, moto_backend
@@ -41,6 +42,12 @@ def encoded(letter: str) -> dict[str, str]:
         "SSECustomerKey": base64.b64encode(key).decode(),
         "SSECustomerKeyMD5": base64.b64encode(hashlib.md5(key).digest()).decode(),
     }
+
+
+@pytest.fixture(autouse=True)
+def _unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer to a Complete that takes long carries no headers of its own."""
+    monkeypatch.setattr(patience, "PATIENCE_S", 60)
 
 
 CUSTOMER = customer()
