@@ -5,6 +5,8 @@ All on loopback, on free ports, below one directory, ended by process id.
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import socket
 import subprocess
@@ -134,6 +136,20 @@ def rclone_mount(root: Path, mount: Path) -> Iterator[Path]:
     arguments += ["--vfs-cache-mode", "full", "--cache-dir", root.parent / "rclone-cache"]
     with process([*arguments, "--vfs-write-back", "1s"], None), _mounted("rclone", mount):
         yield mount
+
+
+def wait_for_rclone(directory: Path) -> None:
+    """Return when what was written to the mount that has its cache there is in what it mounts."""
+    wait_until(lambda: not _is_dirty(directory / "rclone-cache"), "rclone wrote back", 60)
+
+
+def _is_dirty(cache: Path) -> bool:
+    for path in (cache / "vfsMeta").rglob("*"):
+        with contextlib.suppress(FileNotFoundError, IsADirectoryError):
+            text = path.read_text()
+            if not text or json.loads(text)["Dirty"]:  # empty: it is being written
+                return True
+    return False
 
 
 @contextmanager
