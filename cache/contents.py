@@ -270,10 +270,8 @@ class Contents:
                 continue  # a segment was reclaimed under us: the index has newer places
 
     def mark_verified(self, extent: Extent) -> None:
-        """This process wrote the extent itself, from memory that it had checked."""
-        self._verified.add((extent.segment, extent.offset))
-
-    def _note_verified(self, extent: Extent) -> None:
+        """This process read it and found it right, or wrote it itself, from memory that it had
+        checked."""
         if len(self._verified) >= _VERIFIED_MAX:
             self._verified.clear()
         self._verified.add((extent.segment, extent.offset))
@@ -291,7 +289,7 @@ class Contents:
         if file is not None and self.is_verified(extent):
             return
         if file is not None and checksum_matches(extent, file):
-            self._note_verified(extent)
+            self.mark_verified(extent)
             return
         clean = inode.stored is not None and extent.revision <= inode.stored.revision
         metrics.CORRUPT_EXTENTS.labels("clean" if clean else "dirty").inc()
@@ -324,7 +322,7 @@ class Contents:
             digest.update(pieces[-1])
         if int(digest.intdigest()) != extent.checksum:
             return None
-        self._note_verified(extent)
+        self.mark_verified(extent)
         return pieces
 
     def touch(self, extent: Extent) -> None:

@@ -54,7 +54,6 @@ _CHECKSUM_BYTES = 8
 _MARK_AT = 2 * _SLOT_BYTES
 """Where the number of the slot is noted that is known to be on the disk. Never synced: it counts in
 the page cache in which it was written."""
-_MARK = struct.Struct("<Q")
 _SYNC_FAILED = "a sync failed"
 """In the place of a page cache's name: none has it, so whoever opens the index next goes back."""
 
@@ -167,21 +166,23 @@ def _start(directory: Path, *, keep: bool) -> None:
     if cache_of is None or not keep:
         path.unlink(missing_ok=True)
     else:
-        # Made anew: who had the index open last need not have known of a durable point.
-        sequence = 0 if point is None else point.sequence
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            try:
-                meta = _newest_meta(data)
-            except OSError:
-                if point is not None:
-                    _write_failure(descriptor, point)
-                raise
-            for number in (sequence + 1, sequence + 2):  # both slots: the file has its size
-                _write(descriptor, _Point(number, cache_of, meta))
-        finally:
-            os.close(descriptor)
+        _make_anew(path, point, cache_of)
     disk.sync_directory(directory)
+
+
+def _make_anew(path: Path, point: _Point | None, cache_of: str) -> None:
+    """Who had the index open last need not have known of a durable point."""
+    path.touch(mode=0o600)
+    with path.open("r+b", buffering=0) as file:
+        try:
+            meta = _newest_meta(path.with_name(_DATA))
+        except OSError:
+            if point is not None:
+                _write_failure(file.fileno(), point)
+            raise
+        sequence = 0 if point is None else point.sequence
+        for number in (sequence + 1, sequence + 2):  # both slots: the file has its size
+            _write(file.fileno(), _Point(number, cache_of, meta))
 
 
 def _go_back(data: Path, point: _Point) -> None:
@@ -236,14 +237,19 @@ def _write(descriptor: int, point: _Point) -> None:
     slot = (xxhash.xxh3_64_digest(body) + body).ljust(_SLOT_BYTES, b"\0")
     disk.write_at(descriptor, slot, point.sequence % 2 * _SLOT_BYTES)
     disk.sync_data(descriptor)
-    disk.write_at(descriptor, _MARK.pack(point.sequence), _MARK_AT)
+    _mark(descriptor, point)
 
 
 def _believe(descriptor: int, point: _Point) -> None:
     """Whoever wrote it may have been killed before it was on the disk."""
-    if os.pread(descriptor, _MARK.size, _MARK_AT) != _MARK.pack(point.sequence):
+    if os.pread(descriptor, _NUMBER.size, _MARK_AT) != _NUMBER.pack(point.sequence):
         disk.sync_data(descriptor)
-        disk.write_at(descriptor, _MARK.pack(point.sequence), _MARK_AT)
+        _mark(descriptor, point)
+
+
+def _mark(descriptor: int, point: _Point) -> None:
+    """Note that the point is on the disk."""
+    disk.write_at(descriptor, _NUMBER.pack(point.sequence), _MARK_AT)
 
 
 def _write_failure(descriptor: int, point: _Point) -> None:
@@ -343,7 +349,8 @@ class DurablePoint:
             log.error("%s", exc)
             return False
         finally:
-            self._let_go()
+            if self._pin is not None:
+                self._pin.abort()
             os.close(self._file)
             os.close(self._data)
         return True
@@ -398,17 +405,23 @@ class DurablePoint:
     def _snapshot(self) -> tuple[lmdb.Transaction, bytes]:
         """A pin of the last commit, and its meta record."""
         # Who may write keeps all others from it, and so from that record.
-        with contextlib.closing(_Writer(self._env)):
+        writer = self._env.begin(write=True)
+        try:
             pin = self._env.begin()
             number = int(pin.id())
             meta = os.pread(self._data, _META.size, _meta_at(number % 2))
+        finally:
+            writer.abort()
         if _number_of(meta) != number:
             pin.abort()
             raise FormatMismatch("the index is written by another version of LMDB")
         return pin, meta
 
     def _let_go(self) -> None:
+        """Of the pin, if nobody commits, nor did just now."""
         with self._pinning:
+            if self._committing or time.monotonic() - self._committed_at <= 2 * _TEND_S:
+                return
             pin, self._pin, self._pinned = self._pin, None, None
         if pin is not None:
             pin.abort()
@@ -428,23 +441,7 @@ class DurablePoint:
                 if self._failed is not None:
                     return
                 continue
-            with self._pinning:
-                idle = not self._committing and time.monotonic() - self._committed_at > 2 * _TEND_S
-                pin = self._pin if idle else None
-                if pin is not None:
-                    self._pin = self._pinned = None
-            if pin is not None:
-                pin.abort()
-
-
-class _Writer:
-    """LMDB's writing lock, with nothing written."""
-
-    def __init__(self, env: lmdb.Environment) -> None:
-        self._raw = env.begin(write=True)
-
-    def close(self) -> None:
-        self._raw.abort()
+            self._let_go()
 
 
 @contextlib.contextmanager

@@ -248,6 +248,7 @@ class Index:
         self._opened = Opened(path, sync=sync)
         self._point = self._opened.point
         self._cap_bytes = cap_bytes
+        lmdb_syncs = sync and self._point is None
         # Headroom above the cap, so that deletes still find pages to copy on write.
         headroom = max(16 << 20, cap_bytes // 16)
         self._env = lmdb.open(
@@ -256,8 +257,8 @@ class Index:
             max_dbs=len(Table) + 4,
             max_readers=1022,
             mode=0o600,
-            sync=sync and self._point is None,
-            metasync=sync and self._point is None,
+            sync=lmdb_syncs,
+            metasync=lmdb_syncs,
             writemap=False,  # a full disk would be SIGBUS
             readahead=False,
             max_spare_txns=16,

@@ -215,11 +215,3 @@ def combined_checksum(algorithm: str, parts: Sequence[tuple[str, int]]) -> str:
         crc = int.from_bytes(base64.b64decode(text), "big")
         value = chosen.combine(value, crc, size_bytes)
     return base64.b64encode(value.to_bytes(chosen.size_bytes, "big")).decode("ascii")
-
-
-def multipart_etag(part_etags: Sequence[str]) -> str:
-    """The ETag of a completed upload: MD5 of the parts' MD5s, and their number."""
-    whole = hashlib.md5(usedforsecurity=False)
-    for etag in part_etags:
-        whole.update(bytes.fromhex(etag))
-    return f"{whole.hexdigest()}-{len(part_etags)}"

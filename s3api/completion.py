@@ -17,6 +17,7 @@ from aiohttp import web
 
 from cache.encryption import Encryption
 from cache.errors import NoSuchKey, NoSuchUpload
+from cache.etags import multipart_etag
 from cache.frames import SealedPart
 from cache.multipart import PART_NUMBER_MAX
 from cache.publishing import Object
@@ -29,7 +30,6 @@ from s3api.checksums import (
     claimed_checksums,
     combined_checksum,
     composite_checksum,
-    multipart_etag,
 )
 from s3api.conditions import WriteCondition
 from s3api.customer_keys import CUSTOMER_MEMBERS

@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import random
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -77,6 +78,27 @@ def change_of(choice: random.Random, state: State) -> Callable[[Txn], None]:
     return change
 
 
+class History:
+    """What was committed, state by state, and the last one that was acknowledged as durable."""
+
+    def __init__(self) -> None:
+        self.state: State = {}
+        self._states = [dict(self.state)]
+        self._durable = 0
+
+    def committed(self, *, durable: bool) -> None:
+        self._states.append(dict(self.state))
+        if durable:
+            self.is_durable()
+
+    def is_durable(self) -> None:
+        self._durable = len(self._states) - 1
+
+    @property
+    def may_be_left(self) -> list[State]:
+        return self._states[self._durable :]
+
+
 # ------------------------------------------------------------------ power cuts
 
 
@@ -132,26 +154,22 @@ def test_what_was_durable_is_there_after_a_power_cut(
     power = Disk(tmp_path / "index", tmp_path / "synced")
     power.watch(monkeypatch)
     index = opened(tmp_path / "index")
-    state: State = {}
-    history = [dict(state)]
-    durable = 0
+    history = History()
     share = choice.choice([0.0, 0.1, 0.5])
     for _ in range(COMMITS):
         waits = choice.random() < share
-        index.commit(change_of(choice, state), durable=waits)
-        history.append(dict(state))
-        if waits:
-            durable = len(history) - 1
+        index.commit(change_of(choice, history.state), durable=waits)
+        history.committed(durable=waits)
         if choice.random() < 0.05:
             index.make_durable()
-            durable = len(history) - 1
+            history.is_durable()
     power.after_cut(choice, tmp_path / "left")
     index.close()
 
     same_cache("after")
     left = opened(tmp_path / "left")
     found = content(left)
-    assert found in history[durable:]
+    assert found in history.may_be_left
     assert left.used_bytes() > 0
     # And it is one to go on with.
     for _ in range(5):
@@ -196,21 +214,17 @@ def test_two_processes_have_one_durable_point(
     other.start()
     assert here.poll(30)
     here.recv()
-    state: State = {}
-    history = [dict(state)]
-    durable = 0
+    history = History()
     for _ in range(COMMITS):
         waits = choice.random() < 0.3
         if choice.random() < 0.5:
-            index.commit(change_of(choice, state), durable=waits)
+            index.commit(change_of(choice, history.state), durable=waits)
         else:
             rows = {b"%03d" % choice.randrange(300): choice.randbytes(2000)}
-            state |= rows
+            history.state |= rows
             here.send((rows, waits))
             here.recv()
-        history.append(dict(state))
-        if waits:
-            durable = len(history) - 1
+        history.committed(durable=waits)
     power.after_cut(choice, tmp_path / "left")
     here.send(None)
     here.recv()
@@ -219,7 +233,7 @@ def test_two_processes_have_one_durable_point(
 
     same_cache("after")
     left = opened(tmp_path / "left")
-    assert content(left) in history[durable:]
+    assert content(left) in history.may_be_left
     left.close()
 
 
@@ -356,7 +370,7 @@ def die_while_going_back(path: Path, began: Event) -> None:
 
     def going_back(*_: object) -> None:
         began.set()
-        time.sleep(60)
+        signal.pause()
 
     durability._go_back = going_back
     opened(path)
@@ -384,8 +398,13 @@ def test_who_waits_for_one_that_is_killed_going_back_does_it_himself(
         real(data, point)
 
     monkeypatch.setattr(durability, "_go_back", going_back)
-    killer = threading.Timer(0.2, first.kill)
-    killer.start()
+    pause = time.sleep
+
+    def waiting(seconds: float) -> None:
+        first.kill()
+        pause(seconds)
+
+    monkeypatch.setattr(time, "sleep", waiting)
     second = opened(tmp_path / "left")
     assert went_back == [tmp_path / "left" / "data.mdb"]
     assert content(second) == {b"a": b"v"}

@@ -76,13 +76,18 @@ def test_a_passing_write_touches_its_own_bytes_only(tmp_path: Path, length: int)
         assert os.pread(file.fileno(), len(expected), 0) == expected
 
 
+def refuse(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """As a kernel that was given the flag."""
+    monkeypatch.setattr(disk, "_PASSING", 0x80)
+    monkeypatch.setattr(os, "pwritev", refusing(number))
+    monkeypatch.setattr(os, "preadv", refusing(number))
+
+
 @pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS])
 def test_where_it_is_refused_the_ordinary_calls_serve(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    monkeypatch.setattr(disk, "_PASSING", 0x80)
-    monkeypatch.setattr(os, "pwritev", refusing(number))
-    monkeypatch.setattr(os, "preadv", refusing(number))
+    refuse(monkeypatch, number)
     with (tmp_path / "file").open("w+b", buffering=0) as file:
         disk.write_at(file.fileno(), b"some bytes", 3, passing=True)
         assert disk.read_passing(file.fileno(), 99, 0) == b"\0\0\0some bytes"
@@ -92,9 +97,7 @@ def test_where_it_is_refused_the_ordinary_calls_serve(
 def test_what_the_disk_refuses_is_raised(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    monkeypatch.setattr(disk, "_PASSING", 0x80)
-    monkeypatch.setattr(os, "pwritev", refusing(number))
-    monkeypatch.setattr(os, "preadv", refusing(number))
+    refuse(monkeypatch, number)
     with (tmp_path / "file").open("w+b", buffering=0) as file:
         with pytest.raises(OSError, match=os.strerror(number)):
             disk.write_at(file.fileno(), b"some bytes", 0, passing=True)

@@ -11,6 +11,7 @@ from awscrt import checksums as crt
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cache.etags import multipart_etag
 from s3api.checksums import (
     ALGORITHMS,
     BodyDigest,
@@ -18,7 +19,6 @@ from s3api.checksums import (
     claimed_checksums,
     combined_checksum,
     composite_checksum,
-    multipart_etag,
     read_content_md5,
 )
 from s3api.errors import S3Error

@@ -12,9 +12,10 @@ Once for each store. Any thread may call.
 from __future__ import annotations
 
 import enum
-import hashlib
 import re
 from collections.abc import Sequence
+
+from cache.etags import multipart_etag
 
 _MD5 = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
@@ -55,10 +56,7 @@ class JoinedEtags:
 
 def joined_etag(tags: Sequence[str]) -> str | None:
     """As Amazon makes it of the ETags of the parts; None if these are no MD5s."""
-    if not all(_MD5.fullmatch(tag) for tag in tags):
-        return None
-    joined = hashlib.md5(bytes.fromhex("".join(tags)), usedforsecurity=False).hexdigest()
-    return f"{joined}-{len(tags)}"
+    return multipart_etag(tags) if all(_MD5.fullmatch(tag) for tag in tags) else None
 
 
 def is_md5_of_all(shown: str, answered: str) -> bool:
