@@ -6,6 +6,7 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -250,12 +251,25 @@ def check_sparse(mount: Mounted, path: Path, size: int) -> None:
     "size", [2 * GIB, pytest.param(150 * GIB, marks=[pytest.mark.long, pytest.mark.timeout(600)])]
 )
 def test_a_sparse_file_is_sparse_in_the_store(tmp_path: Path, size: int) -> None:
+    """And stays that when it is changed by who has none of it cached."""
     with mounted(tmp_path, data_deadline_s=600) as mount:
-        path = mount.bucket / "sparse"
+        path, stored = mount.bucket / "sparse", mount.store / "sparse"
         begun = time.monotonic()
         check_sparse(mount, path, size)
         sys.stdout.write(f"{size / GIB:.0f} GiB in {time.monotonic() - begun:.1f} s\n")
         assert path.stat().st_size == size
-        stored = (mount.store / "sparse").stat()
-        assert stored.st_size == size
-        assert stored.st_blocks * 512 <= 8 << 20
+        assert stored.stat().st_size == size
+        assert stored.stat().st_blocks * 512 <= 8 << 20
+    shutil.rmtree(mount.state)
+    block = os.urandom(5000)
+    with mounted(tmp_path, data_deadline_s=600) as mount, path.open("r+b", buffering=0) as file:
+        for place in (size // 3, size):
+            assert os.pwrite(file.fileno(), block, place) == len(block)
+        begun = time.monotonic()
+        os.fsync(file.fileno())
+        sys.stdout.write(f"changed in {time.monotonic() - begun:.1f} s\n")
+        assert stored.stat().st_size == size + len(block)
+        assert stored.stat().st_blocks * 512 <= 16 << 20
+        with stored.open("rb") as there:
+            for place in (size // 3, size):
+                assert os.pread(there.fileno(), len(block), place) == block

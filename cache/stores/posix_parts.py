@@ -160,6 +160,7 @@ class PosixPartUpload:
                 os.close(directory)
 
         def keep() -> None:
+            body.end()
             with store_errors("write part of", self._key):
                 os.fsync(body.file.descriptor)
                 directory = self._directory()

@@ -1,9 +1,10 @@
-"""A changed file made of the blocks of the old one, on file systems that can share them.
+"""A changed file made of the blocks of the old one, where the file system shares them, and of its
+holes.
 
 Where the file system has reflinks (XFS, Btrfs, NFS 4.2 over one of them) the unchanged blocks are
 shared by ioctl_ficlonerange(2), so that a change of a huge file costs what was changed. On others
-the file is written whole: to copy its unchanged part would be to read it there first, which is
-worse than to send it from the cache.
+the file is written whole, but for the holes of the old one: to copy its unchanged bytes would be to
+read them there first, which is worse than to send them from the cache.
 
 The result is published as any upload is (posix_uploads): whoever reads the old file reads on in it.
 """
@@ -15,9 +16,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cache.config import MIB
+from cache.stores import posix_holes
 from cache.stores.base import Read, StoredAttributes, StoredObject
 from cache.stores.deadline import DeadlinePool
-from cache.stores.part_plan import PART_BYTES_MIN, plan
+from cache.stores.part_plan import PART_BYTES_MIN, Part, plan
 from cache.stores.posix_uploads import (
     NotCloned,
     PooledFile,
@@ -52,44 +54,71 @@ class Patcher:
         attributes: StoredAttributes,
         version: str,
     ) -> StoredObject | None:
-        """As base.Store.patch; None if the file must be written whole. Blocks."""
-        if not self._clones or size_bytes < PART_BYTES_MIN:
+        """As base.Store.patch; None of a file so small that it is written whole. Blocks."""
+        if size_bytes < PART_BYTES_MIN:
             return None
+        if self._clones:
+            try:
+                return self._made(key, changed, read, size_bytes, attributes, version, share=True)
+            except NotCloned as exc:
+                log.info("store %s: changed files are written whole: %s", self._path, exc)
+                self._clones = False
+        return self._made(key, changed, read, size_bytes, attributes, version, share=False)
+
+    def _made(
+        self,
+        key: bytes,
+        changed: Sequence[tuple[int, int]],
+        read: Read,
+        size_bytes: int,
+        attributes: StoredAttributes,
+        version: str,
+        *,
+        share: bool,
+    ) -> StoredObject:
+        """share: NotCloned where blocks cannot be."""
         source = open_pooled(self._publisher.root, self._pool, key)
         upload = PosixUpload(self._publisher, self._pool, key)
         try:
             check_open(source, key, version)
-            self._fill(upload, source, changed, read, size_bytes)
-            # Bytes that were changed in place while they were shared are not published.
+            for part in plan(size_bytes, changed, part_bytes=_CLONE_BYTES, copy_bytes=_CLONE_BYTES):
+                if not part.is_copy:
+                    _send(upload, read, part.start, part.stop)
+                elif share:
+                    _share(upload, source, read, part)
+                else:
+                    _send_bytes(upload, source, key, read, part)
+            # Bytes that were changed in place while they were used are not published.
             check_open(source, key, version)
             return upload.commit(attributes, expected=version)
-        except NotCloned as exc:
-            log.info("store %s: changed files are written whole: %s", self._path, exc)
-            self._clones = False
-            upload.abort()
-            return None
         except BaseException:
             upload.abort()
             raise
         finally:
             source.close()
 
-    @staticmethod
-    def _fill(
-        upload: PosixUpload,
-        source: PooledFile,
-        changed: Sequence[tuple[int, int]],
-        read: Read,
-        size_bytes: int,
-    ) -> None:
-        for part in plan(size_bytes, changed, part_bytes=_CLONE_BYTES, copy_bytes=_CLONE_BYTES):
-            start = stop = part.stop
-            if part.is_copy:
-                start = -(-part.start // _BLOCK_BYTES) * _BLOCK_BYTES
-                stop = part.stop // _BLOCK_BYTES * _BLOCK_BYTES
-            for chunk in read(part.start, start):
-                upload.write(chunk)
-            if start < stop:
-                upload.clone_from(source, start, stop)
-            for chunk in read(stop, part.stop):
-                upload.write(chunk)
+
+def _send(upload: PosixUpload, read: Read, start: int, stop: int) -> None:
+    for chunk in read(start, stop):
+        upload.write(chunk)
+
+
+def _share(upload: PosixUpload, source: PooledFile, read: Read, part: Part) -> None:
+    """What is unchanged, as blocks of both files."""
+    start = -(-part.start // _BLOCK_BYTES) * _BLOCK_BYTES
+    stop = part.stop // _BLOCK_BYTES * _BLOCK_BYTES
+    _send(upload, read, part.start, start)
+    if start < stop:
+        upload.clone_from(source, start, stop)
+    _send(upload, read, stop, part.stop)
+
+
+def _send_bytes(
+    upload: PosixUpload, source: PooledFile, key: bytes, read: Read, part: Part
+) -> None:
+    """What is unchanged, sent but for the holes."""
+    for piece in posix_holes.pieces(source, key, part.start, part.stop):
+        if piece.is_hole:
+            upload.skip(piece.stop - piece.start)
+        else:
+            _send(upload, read, piece.start, piece.stop)

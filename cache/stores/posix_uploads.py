@@ -32,7 +32,7 @@ from cache.errors import (
     StoreUnavailable,
 )
 from cache.records import Kind
-from cache.stores import posix_attributes, posix_directories
+from cache.stores import posix_attributes, posix_directories, posix_holes
 from cache.stores.base import ABSENT, StoredAttributes, StoredObject
 from cache.stores.beneath import open_leaf
 from cache.stores.bodies import expected_body
@@ -46,7 +46,6 @@ STEP_BYTES = 1 << 20
 _SYNC_STEP_BYTES = 64 << 20
 """Dirty bytes after which a body is synced on the way, so that no single fsync has gigabytes to
 write and fails the deadline."""
-_ZEROS = bytes(STEP_BYTES)
 _PLACE_ATTEMPTS = 20
 _NO_COPY_RANGE = frozenset({errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
 
@@ -134,7 +133,14 @@ class BodyFile:
 
     def append_from(self, source: PooledFile, start: int, stop: int) -> None:
         """Append source[start:stop) inside the kernel: a reflink or a server-side copy where the
-        file system has one. StoreChanged if the source ends early."""
+        file system has one; its holes are holes here. StoreChanged if the source ends early."""
+        for piece in posix_holes.pieces(source, self._key, start, stop):
+            if piece.is_hole:
+                self.skip(piece.stop - piece.start)
+            else:
+                self._append_bytes_of(source, piece.start, piece.stop)
+
+    def _append_bytes_of(self, source: PooledFile, start: int, stop: int) -> None:
         self._ends_in_hole = False
         descriptor = self.file.descriptor
         while start < stop:
@@ -384,16 +390,19 @@ class PosixUpload:
 
     def write(self, chunk: bytes | bytearray | memoryview) -> None:
         assert not self._done, "write after commit or abort"
-        if isinstance(chunk, bytes) and chunk == _ZEROS:
-            # So a sparse file is one in the store, too.
-            self._flush().skip(len(chunk))
-            return
         if isinstance(chunk, bytes) and len(chunk) >= STEP_BYTES:
-            self._flush().append(chunk)  # nobody can change it meanwhile: no copy
+            if posix_holes.is_hole(chunk):
+                self.skip(len(chunk))
+            else:
+                self._flush().append(chunk)  # nobody can change it meanwhile: no copy
             return
         self._gathered += chunk
         if len(self._gathered) >= STEP_BYTES:
             self._flush()
+
+    def skip(self, count: int) -> None:
+        """Append zeros as a hole: so a sparse file is one in the store, too."""
+        self._flush().skip(count)
 
     def append_from(self, source: PooledFile, start: int, stop: int) -> None:
         """Append bytes [start, stop) of another file of the store."""
@@ -500,7 +509,11 @@ class PosixUpload:
             self._body = BodyFile(self._pool, descriptor, self._key)
         if self._gathered:
             piece, self._gathered = self._gathered, bytearray()
-            self._body.append(piece)
+            # What was not cached here comes in smaller pieces than holes are.
+            if posix_holes.is_hole(piece):
+                self._body.skip(len(piece))
+            else:
+                self._body.append(piece)
         return self._body
 
 
