@@ -6,7 +6,8 @@ store shows becomes inodes (cache/adoption.py). A name that waits in the persist
 store's view of it is older and is not looked at.
 
 No answer from the store is an error for what is unknown, and nothing at all for what is known:
-never a deletion. Blocking, thread-safe.
+never a deletion. Nobody waits for the disk: what a power cut makes the index forget, and with it
+that it knew, the store tells again. Blocking, thread-safe.
 """
 
 from __future__ import annotations
@@ -151,7 +152,7 @@ class Discovery:
         def change(txn: Txn) -> None:
             namespace.update(txn, namespace.get(txn, directory), listed_ns=time.time_ns())
 
-        self._index.commit(change)
+        self._index.commit(change, durable=False)
 
     def _list_into(
         self, bucket: Bucket, directory: int, prefix: bytes, *, first: bool
@@ -174,7 +175,7 @@ class Discovery:
                     entries=self._detailed(store, batch),
                     asked_ns=asked_ns,
                 )
-                self.commit(adopt, first=first)
+                self.commit(adopt, first=first, durable=False)
                 seen.update(e.key.removeprefix(prefix) for e in batch)
             if page.next_marker is None:
                 return seen
@@ -258,7 +259,7 @@ class Discovery:
                 # The last key that implied it may have gone before it was known.
                 namespace.prune(txn, namespace.bucket_of(txn, inode.parent), directory)
 
-        self.commit(change)
+        self.commit(change, durable=False)
 
     def learn_key(self, bucket: Bucket, key: bytes) -> None:
         """Ask the store about one key that the index does not know, or is to check again.
@@ -329,17 +330,22 @@ class Discovery:
                 self.adoption.adopt(txn, Place(bucket.root, parent, last), found)
 
         if found is not None or has_place:
-            self.commit(change)
+            self.commit(change, durable=False)
         return there
 
     def commit(
-        self, change: Callable[[Txn], None], *, first: bool = False, grows: bool = True
+        self,
+        change: Callable[[Txn], None],
+        *,
+        first: bool = False,
+        grows: bool = True,
+        durable: bool = True,
     ) -> None:
         """Commit what the store told, which the mount's kernel did not do itself. Blocks.
 
         first: no name of the directory was known to be missing before, so that only those can be
         in the kernel that were in the index: they leave and are entered again, two changes.
-        grows: see Index.commit.
+        grows, durable: see Index.commit.
         """
         changes: list[Change] = []
 
@@ -347,7 +353,7 @@ class Discovery:
             change(txn)
             changes[:] = txn.changes
 
-        self._index.commit(recorded, grows=grows)
+        self._index.commit(recorded, grows=grows, durable=durable)
         times = Counter(changes)
         self.tell_kernel([c for c in times if not first or times[c] > 1])
 

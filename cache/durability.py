@@ -376,8 +376,9 @@ class DurablePoint:
                 self._behind = 0
                 pin, meta = self._snapshot()
                 try:
-                    disk.sync_data(self._data)
-                    _write(self._file, _Point(point.sequence + 1, point.cache_of, meta))
+                    if _number_of(meta) != number:  # else it is, and only the pin was wanted
+                        disk.sync_data(self._data)
+                        _write(self._file, _Point(point.sequence + 1, point.cache_of, meta))
                 except OSError:
                     pin.abort()
                     raise

@@ -330,8 +330,9 @@ class Fetcher:
             return added
 
         try:
-            # Not synced: after a power cut a bad clean extent fails its checksum and is read again.
-            for extent in self._index.commit(change):
+            # Nor are the bytes synced: after a power cut the index does not know of them, or they
+            # fail their checksum; they are read again.
+            for extent in self._index.commit(change, durable=False):
                 self._contents.mark_filled(extent)
         except OutOfSpace as exc:
             log.info("not caching inode %d: %s", inode.id, exc)

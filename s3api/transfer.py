@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any, Generic, Protocol, TypeVar
 
 from aiohttp import web
@@ -240,14 +240,13 @@ async def send(
     # From here on an error can only cut the connection: less than Content-Length must never
     # look like an end.
     call.response = response
-    await response.prepare(call.request)
     if pieces is not None:
+        await response.prepare(call.request)
         for piece in pieces:
             await _send_piece(call, response, piece)
     else:
-        # Closed here and now, not by the garbage collector: the caller closes the snapshot next,
-        # and a worker thread that still read from it would take it for a lost segment.
-        async with contextlib.aclosing(_fetched(call, body.pieces(start, stop))) as fetched:
+        async with _fetched(call, body.pieces(start, stop)) as fetched:
+            await response.prepare(call.request)
             async for piece in fetched:
                 await _send_piece(call, response, piece)
     await response.write_eof()
@@ -306,13 +305,21 @@ async def _send_read(call: Call, response: web.StreamResponse, piece: FileRange)
         await response.write(block)
 
 
-async def _fetched(call: Call, pieces: Iterator[Piece]) -> AsyncGenerator[Piece, None]:
-    """Pieces made in worker threads, one ahead of the one that is being sent."""
+@contextlib.asynccontextmanager
+async def _fetched(call: Call, pieces: Iterator[Piece]) -> AsyncIterator[AsyncIterator[Piece]]:
+    """Pieces made in worker threads, one ahead of the one that is being sent; the first one from
+    now on. At the end no thread reads any more: the caller closes the snapshot next, and who still
+    read from it would take it for a lost segment."""
     ahead = call.threads.transfer(next, pieces, None)
-    try:
+
+    async def each() -> AsyncIterator[Piece]:
+        nonlocal ahead
         while (piece := await ahead) is not None:
             ahead = call.threads.transfer(next, pieces, None)
             yield piece
+
+    try:
+        yield each()
     finally:
         await asyncio.shield(_end(call, pieces, ahead))
 

@@ -278,6 +278,21 @@ def test_what_nobody_waits_for_is_durable_in_a_moment(
     left.close()
 
 
+def test_a_first_commit_after_a_pause_waits_for_no_sync(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, same_cache: Callable[[str | None], None]
+) -> None:
+    index = opened(tmp_path)
+    point = index._point
+    assert point is not None
+    wait_until(lambda: point._reached == index.last_change, "the point is reached", 10)
+    wait_until(lambda: point._pin is None, "nobody keeps old pages", 10)
+    with monkeypatch.context() as patched:
+        patched.setattr(disk, "sync_data", failing)
+        with point.committing():
+            assert point._pin is not None
+    index.close()
+
+
 def test_where_the_kernel_does_not_tell_lmdb_syncs(
     tmp_path: Path, same_cache: Callable[[str | None], None]
 ) -> None:
@@ -335,6 +350,9 @@ def test_who_waits_while_a_sync_fails_does_not_try_again(
     point = index._point
     assert point is not None
     wait_until(lambda: point._pin is None, "nobody has a pin", 10)
+    # As by another process: a pin of it needs a sync.
+    with index._env.begin(write=True, db=index._tables[Table.META]) as raw:
+        raw.put(b"another", b"")
     syncing, fail = threading.Event(), threading.Event()
 
     def sync_data(fd: int) -> None:

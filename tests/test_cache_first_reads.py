@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cache.config import MIB
 from cache.errors import NoSuchKey, StoreUnavailable
+from cache.index import Txn
 from cache.locks import NodeLocks
 from cache.records import Inode
 from cache.stores.base import Opened, StoredAttributes
@@ -71,6 +73,25 @@ def test_an_unknown_object_takes_one_question(box: TestVolume) -> None:
     assert box.volume.objects.get(BUCKET, b"a").attributes.content_type == "text/x"
     assert box.store.store.closed == 1  # type: ignore[attr-defined]
     box.check()
+
+
+def test_nobody_waits_for_the_disk_to_know_it(
+    box: TestVolume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a power cut the store tells it again."""
+    waited_for: dict[str, bool] = {}
+    commit = box.volume.index.commit
+
+    def watched(change: Callable[[Txn], Any], **options: Any) -> Any:
+        waited_for[change.__qualname__.partition(".")[0]] = options.get("durable", True)
+        return commit(change, **options)
+
+    monkeypatch.setattr(box.volume.index, "commit", watched)
+    data = put_in_store(box)
+    assert read(box) == data
+    assert box.listed() == [b"a"]
+    # A number of a segment is never given again.
+    assert waited_for.items() >= {"Segments": True, "Fetcher": False, "Discovery": False}.items()
 
 
 def test_a_range_brings_its_grains_with_it(box: TestVolume) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from botocore.utils import parse_timestamp
 
 from cache.config import MIB, ConfigError
 from cache.errors import (
@@ -27,6 +28,7 @@ from cache.errors import (
 )
 from cache.stores.base import ABSENT, StoredAttributes
 from cache.stores.s3 import S3Store, S3StoreConfig
+from cache.stores.s3_client import time_of
 from cache.stores.s3_uploads import Multipart
 from tests.support.faulty_proxy import Answer, FaultyProxy, Request, error, faulty_proxy
 from tests.support.stores import moto_backend, s3_config
@@ -34,6 +36,23 @@ from tests.support.waiting import wait_until
 
 PLAIN = StoredAttributes()
 BODY = b"0123456789" * 1000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Sat, 21 Nov 2026 16:00:07 GMT",
+        "Saturday, 21-Nov-26 16:00:07 GMT",
+        "2026-11-21T16:00:07.123Z",
+        "2026-11-21T16:00:07Z",
+        "2026-11-21T16:00:07+02:00",
+        "2026-11-21T16:00:07",
+        "20261121T160007Z",
+        "1795276807",
+    ],
+)
+def test_times_are_read_as_botocore_reads_them(text: str) -> None:
+    assert time_of(text).timestamp() == parse_timestamp(text).timestamp()
 
 
 @pytest.fixture(scope="module")
