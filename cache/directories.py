@@ -10,7 +10,7 @@ from __future__ import annotations
 from cache import marking, names, namespace
 from cache.buckets import Buckets
 from cache.discovery import Discovery
-from cache.errors import InvalidName, NoSuchInode, NoSuchKey, NotPermitted
+from cache.errors import InvalidName, NoSuchInode, NoSuchKey, NotPermitted, WouldWait
 from cache.index import Index, Txn
 from cache.namespace import Place
 from cache.records import ROOT, Bucket, Inode
@@ -31,12 +31,14 @@ class Directories:
         with self._index.read() as txn:
             return self._discovery.is_known(txn, namespace.get(txn, directory))
 
-    def learn(self, directory: int) -> None:
-        """Before a name is made or removed: what the store has there must be known. Blocks;
-        StoreUnavailable."""
+    def learn(self, directory: int, *, wait: bool = True) -> None:
+        """Before a name is made or removed: what the store has there must be known. Blocks where
+        it is not; wait: False for WouldWait instead. StoreUnavailable."""
         if not self.is_known(directory):
+            if not wait:
+                raise WouldWait(f"directory {directory} is not known")
             self._discovery.learn_directory(directory)
-        self._versioning.prepare(directory)
+        self._versioning.prepare(directory, wait=wait)
 
     # ------------------------------------------------------------------ before
 

@@ -32,7 +32,7 @@ import msgspec
 import xxhash
 
 from cache import disk
-from cache.errors import CacheError, FormatMismatch, OutOfSpace
+from cache.errors import CacheError, FormatMismatch, OutOfSpace, WouldWait
 
 log = logging.getLogger(__name__)
 
@@ -110,9 +110,7 @@ class Opened:
 
         sync: False for an index that need not survive a power cut.
         """
-        self.point: DurablePoint | None = None
-        """None: LMDB has to sync each commit, as the kernel does not tell whether what was not
-        synced is lost; or nobody has to."""
+        self.point: DurablePoint | NoPoint = NoPoint()
         self._directory = directory
         self._descriptor = os.open(
             directory / _OPENED, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
@@ -149,7 +147,7 @@ class Opened:
         """After LMDB has closed it. whole: all that was committed is durable, so that the last one
         to close it leaves an index that needs no point to go back to."""
         try:
-            if whole and self.point is not None and self._locks(fcntl.LOCK_EX):
+            if whole and self.point.is_kept and self._locks(fcntl.LOCK_EX):
                 (self._directory / _POINT).unlink(missing_ok=True)
                 disk.sync_directory(self._directory)
         finally:
@@ -271,8 +269,35 @@ def _read_file(path: Path) -> _Point | None:
 # ------------------------------------------------------------------ reaching it
 
 
+class NoPoint:
+    """In the place of a DurablePoint where LMDB has to sync each commit, as the kernel does not
+    tell whether what was not synced is lost; or where nobody has to."""
+
+    is_kept = False
+
+    def begin(self, env: lmdb.Environment) -> None:
+        pass
+
+    def keep(self) -> None:
+        pass
+
+    def committing(self, *, wait: bool) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+    def owe(self) -> None:
+        pass
+
+    def reach(self) -> None:
+        pass
+
+    def close(self) -> bool:
+        return True
+
+
 class DurablePoint:
     """Of one index, in one process. Thread-safe."""
+
+    is_kept = True
 
     def __init__(self, directory: Path) -> None:
         self._file = os.open(directory / _POINT, os.O_RDWR | os.O_CLOEXEC)
@@ -303,12 +328,15 @@ class DurablePoint:
         self._keeper.start()
 
     @contextlib.contextmanager
-    def committing(self) -> Iterator[None]:
-        """For the length of a write transaction: there is a pin. OutOfSpace if a sync failed."""
+    def committing(self, *, wait: bool) -> Iterator[None]:
+        """For the length of a write transaction: there is a pin. To have one may take two
+        syncs; wait: False for WouldWait instead. OutOfSpace if a sync failed."""
         self._check()
         with self._pinning:
-            self._committing += 1
             pinned = self._pin is not None
+            if not (pinned or wait):
+                raise WouldWait("there is no pin yet")
+            self._committing += 1
         try:
             if not pinned:
                 with self._reaching:

@@ -30,6 +30,7 @@ Each front end owns one table from these classes to its protocol (`fuse/errors.p
     │   ├── DirtyLimit        the write-back bound is reached (temporary)
     │   └── IndexFull         the index map is at its cap
     ├── DeadlineExceeded
+    ├── WouldWait             asked not to wait, and nothing was done
     ├── FormatMismatch        on-disk format of another version: refused, never guessed
     └── StoreError
         ├── StoreUnavailable  no answer; never means "deleted" (temporary)
@@ -272,6 +273,13 @@ class IndexFull(OutOfSpace):
 
 
 class DeadlineExceeded(CacheError):
+    temporary = True
+
+
+class WouldWait(CacheError):
+    """The caller asked not to wait, and somebody would have to be waited for: another writer, the
+    disk, the store. Nothing was done; ask again where waiting is allowed."""
+
     temporary = True
 
 

@@ -2,8 +2,9 @@
 
 The root's children are the buckets: mkdir and rmdir there make and remove them. Permissions are
 the kernel's business (default_permissions); what POSIX says of link counts, times, types and
-emptiness is done here. Each change is one durable transaction. Blocking, thread-safe; get() and
-lookup() in a known directory take microseconds and may be called inline.
+emptiness is done here. Each change is one transaction. Blocking, thread-safe; get() and lookup()
+in a known directory take microseconds and may be called inline, and what has a `wait` with False:
+it raises WouldWait, and has done nothing, where it would block.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from cache.errors import (
     NoSuchKey,
     NotPermitted,
     TooManyLinks,
+    WouldWait,
 )
 from cache.index import Index, Table, Txn
 from cache.marking import mark_all, through_places, through_places_in
@@ -37,6 +39,7 @@ from cache.stores.base import Store
 from cache.versions import Versions, has_versions, is_versioned
 
 LINK_MAX = 65_000
+_LINKS_QUICK = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +210,7 @@ class Files:
 
     # ------------------------------------------------------------------ making and removing
 
-    def create(
+    def create(  # noqa: PLR0913  what mknod(2) and symlink(2) are told
         self,
         parent: int,
         name: bytes,
@@ -218,13 +221,16 @@ class Files:
         gid: int,
         rdev: int = 0,
         target: bytes = b"",
+        wait: bool = True,
     ) -> Inode:
         """Make a file, directory, symlink or special file. NameExists, NameTooLong, InvalidName;
         NoSuchInode in a directory that was removed."""
         check_new_name(name)
         if parent == ROOT:
+            if not wait:
+                raise WouldWait("the store of a bucket is asked")
             return self._create_bucket(name, kind, mode, uid, gid)
-        self._directories.learn(parent)
+        self._directories.learn(parent, wait=wait)
 
         def change(txn: Txn) -> Inode:
             directory = self._directories.alive(txn, parent)
@@ -252,7 +258,7 @@ class Files:
             self._directories.mark(txn, place)
             return inode
 
-        return self._index.commit(change, durable=False)
+        return self._index.commit(change, durable=False, wait=wait)
 
     def _create_bucket(self, name: bytes, kind: Kind, mode: int, uid: int, gid: int) -> Inode:
         if kind != Kind.DIRECTORY:
@@ -265,10 +271,10 @@ class Files:
         change = SetAttributes(mode=mode, uid=uid, gid=gid)
         return self.set_attributes(bucket.root, change)
 
-    def link(self, inode: int, parent: int, name: bytes) -> Inode:
+    def link(self, inode: int, parent: int, name: bytes, *, wait: bool = True) -> Inode:
         """One more name for a file."""
         check_new_name(name)
-        self._directories.learn(parent)
+        self._directories.learn(parent, wait=wait)
 
         def change(txn: Txn) -> Inode:
             self._directories.alive(txn, parent)
@@ -279,6 +285,7 @@ class Files:
                 raise TooManyLinks(f"inode {inode}")
             if not found.nlink:
                 raise NoSuchInode(inode)
+            _check_quick(found, wait)
             place = self._directories.place(txn, parent, name)
             if place.bucket != namespace.bucket_of(txn, found.parent):
                 raise CrossesBucket("a link stays in its bucket")
@@ -288,16 +295,17 @@ class Files:
             self._directories.mark(txn, place)
             return found
 
-        return self._index.commit(change, durable=False)
+        return self._index.commit(change, durable=False, wait=wait)
 
-    def unlink(self, parent: int, name: bytes) -> None:
+    def unlink(self, parent: int, name: bytes, *, wait: bool = True) -> None:
         """Remove a name of a file. IsADirectory."""
-        self._directories.learn(parent)
+        self._directories.learn(parent, wait=wait)
 
         def change(txn: Txn) -> None:
             dentry_name, inode = self._directories.existing(txn, parent, name)
             if inode.is_dir:
                 raise IsADirectory(repr(name))
+            _check_quick(inode, wait)
             place = self._directories.place(txn, parent, dentry_name)
             bucket = self._directories.bucket(txn, place)
             if is_versioned(bucket) and has_versions(inode):
@@ -308,16 +316,18 @@ class Files:
                 self._directories.mark(txn, place, former=inode)
             self._directories.keep(txn, parent)
 
-        self._index.commit(change, grows=False, durable=False)
+        self._index.commit(change, grows=False, durable=False, wait=wait)
 
-    def rmdir(self, parent: int, name: bytes) -> None:
+    def rmdir(self, parent: int, name: bytes, *, wait: bool = True) -> None:
         """Remove an empty directory, or bucket. NotEmpty, NotADirectory."""
-        self._directories.learn(parent)
+        self._directories.learn(parent, wait=wait)
         with self._index.read() as txn:
             _, found = self._directories.existing(txn, parent, name)
         namespace.require_directory(found)
-        self._directories.learn(found.id)
+        self._directories.learn(found.id, wait=wait)
         if parent == ROOT:
+            if not wait:
+                raise WouldWait("the store of a bucket is asked")
             self._buckets.delete(name.decode())
             return
 
@@ -330,11 +340,11 @@ class Files:
             self._directories.mark(txn, place, former=inode)
             self._directories.keep(txn, parent)
 
-        self._index.commit(change, grows=False, durable=False)
+        self._index.commit(change, grows=False, durable=False, wait=wait)
 
     # ------------------------------------------------------------------ attributes
 
-    def set_attributes(self, inode: int, change_to: SetAttributes) -> Inode:
+    def set_attributes(self, inode: int, change_to: SetAttributes, *, wait: bool = True) -> Inode:
         """chmod, chown, utimens. The new inode."""
         fields = {
             name: getattr(change_to, name)
@@ -345,6 +355,7 @@ class Files:
         def change(txn: Txn) -> Inode:
             found = namespace.get(txn, inode)
             self._buckets.check_changeable(txn, found)
+            _check_quick(found, wait)
             updated = namespace.update(
                 txn,
                 found,
@@ -359,7 +370,7 @@ class Files:
                     mark_all(txn, self._buckets, updated)
             return updated
 
-        return self._index.commit(change, durable=False)
+        return self._index.commit(change, durable=False, wait=wait)
 
     # ------------------------------------------------------------------ syncing
 
@@ -385,6 +396,12 @@ class Files:
 
     def _stores(self) -> list[Store]:
         return [self._buckets.store(bucket) for bucket in self._buckets.list()]
+
+
+def _check_quick(inode: Inode, wait: bool) -> None:
+    """WouldWait where a loop would be busy with all the names of a file."""
+    if not wait and not inode.is_dir and inode.nlink > _LINKS_QUICK:
+        raise WouldWait(f"inode {inode.id} has {inode.nlink} names")
 
 
 def _inherited_mode(directory: Inode, kind: Kind, mode: int) -> int:

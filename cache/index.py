@@ -14,7 +14,6 @@ stand behind it. A change that raises leaves nothing behind.
 
 from __future__ import annotations
 
-import contextlib
 import enum
 import errno
 import logging
@@ -30,8 +29,9 @@ import msgspec
 
 from cache import changes, metrics
 from cache.durability import Opened
-from cache.errors import CacheError, FormatMismatch, IndexFull, OutOfSpace
+from cache.errors import CacheError, FormatMismatch, IndexFull, OutOfSpace, WouldWait
 from cache.records import pack, unpack
+from cache.turn import Turn
 
 log = logging.getLogger(__name__)
 
@@ -195,6 +195,12 @@ class Request(Generic[T]):
         self.result: T
         self.error: BaseException | None = None
 
+    def outcome(self) -> T:
+        """What the change returned; raises what it, or the commit, raised. Once it is over."""
+        if self.error is not None:
+            raise self.error
+        return self.result
+
 
 class Recipient(Protocol):
     """Who submits changes without waiting for them."""
@@ -248,7 +254,8 @@ class Index:
         self._opened = Opened(path, sync=sync)
         self._point = self._opened.point
         self._cap_bytes = cap_bytes
-        lmdb_syncs = sync and self._point is None
+        self._turn = Turn(path / "turn")
+        self._lmdb_syncs = sync and not self._point.is_kept
         # Headroom above the cap, so that deletes still find pages to copy on write.
         headroom = max(16 << 20, cap_bytes // 16)
         self._env = lmdb.open(
@@ -257,21 +264,19 @@ class Index:
             max_dbs=len(Table) + 4,
             max_readers=1022,
             mode=0o600,
-            sync=lmdb_syncs,
-            metasync=lmdb_syncs,
+            sync=self._lmdb_syncs,
+            metasync=self._lmdb_syncs,
             writemap=False,  # a full disk would be SIGBUS
             readahead=False,
             max_spare_txns=16,
         )
         self._env.reader_check()
-        if self._point is not None:
-            self._point.begin(self._env)
-        with self._writing():
+        self._point.begin(self._env)
+        with self._point.committing(wait=True):
             self._tables: dict[Table, lmdb._Database] = {
                 table: self._env.open_db(table.value.encode()) for table in Table
             }
-        if self._point is not None:
-            self._point.keep()
+        self._point.keep()
         self._sink = sink
         self._leader = threading.Lock()
         self._queue_lock = threading.Lock()
@@ -314,17 +319,23 @@ class Index:
         syncs: Sequence[Syncable] = (),
         grows: bool = True,
         durable: bool = True,
+        wait: bool = True,
     ) -> T:
         """Run `change` in a write transaction; return its result once it is durable and told.
 
         syncs: what holds the bytes that the change names. grows: False for changes that only
         remove, which are let through when the index is at its cap. durable: False for what need
         not outlive a power cut before a later commit, or make_durable, does; others see it all the
-        same. Blocks: a sync, a commit, and the mount's answer. Raises what the change raised,
+        same. wait: False for an event loop: WouldWait where somebody would have to be waited for;
+        only without syncs, not durable, and where no other process has the mount.
+
+        Blocks: a sync, a commit, and the mount's answer. Raises what the change raised,
         OutOfSpace or IndexFull when there is no room, OSError when a sync failed. Then nothing was
         changed, but for OutOfSpace where the disk failed behind the commit: it takes no more.
         """
         request = Request(change, syncs, grows=grows, durable=durable)
+        if not wait:
+            return self._commit_now(request)
         with self._queue_lock:
             self._waiting.append(request)  # type: ignore[arg-type]
         led = None
@@ -335,9 +346,18 @@ class Index:
         request.batch.announce()
         if led is not None:
             led.hand_back()
-        if request.error is not None:
-            raise request.error
-        return request.result
+        return request.outcome()
+
+    def _commit_now(self, request: Request[T]) -> T:
+        assert not request.syncs, "a sync waits for the disk"
+        assert not request.durable, "as does this"
+        if self._lmdb_syncs or not self._leader.acquire(blocking=False):
+            raise WouldWait("this process commits in another thread")
+        try:
+            self._commit_batch([request], wait=False)  # type: ignore[list-item]
+        finally:
+            self._leader.release()
+        return request.outcome()
 
     def submit(
         self, change: Callable[[Txn], T], recipient: Recipient, *, grows: bool = True
@@ -377,8 +397,9 @@ class Index:
         with self._queue_lock:
             requests, self._waiting = self._waiting, []
             self._is_called = False
-        if not requests:
-            return None
+        return self._commit_batch(requests, wait=True) if requests else None
+
+    def _commit_batch(self, requests: list[Request[object]], *, wait: bool) -> _Batch:
         batch = _Batch(requests)
         metrics.COMMIT_BATCH.observe(len(requests))
         for request in requests:
@@ -387,8 +408,14 @@ class Index:
         if not ready:
             return batch
         try:
-            with metrics.COMMIT_SECONDS.time(), self._writing():
-                self._commit_ready(ready, batch)
+            with metrics.COMMIT_SECONDS.time(), self._point.committing(wait=wait):
+                with self._turn.taken(wait=wait):
+                    self._commit_ready(ready, batch)
+                # By the leader: what comes meanwhile shares the next commit.
+                if any(request.durable for request in ready):
+                    self._point.reach()
+                else:
+                    self._point.owe()
         except BaseException as exc:  # noqa: BLE001  every waiting thread raises it as its own
             # The commit itself failed: nobody's change is there; or its sync, and nobody knows.
             error = _no_room(exc) if isinstance(exc, lmdb.Error) else exc
@@ -423,22 +450,11 @@ class Index:
             batch.notice = notice
         else:
             notice.withdraw()
-        if self._point is not None:
-            # By the leader: what comes meanwhile shares the next commit.
-            if any(request.durable for request in ready):
-                self._point.reach()
-            else:
-                self._point.owe()
-
-    def _writing(self) -> contextlib.AbstractContextManager[None]:
-        """For the length of a write transaction (cache/durability.py)."""
-        return self._point.committing() if self._point is not None else contextlib.nullcontext()
 
     def make_durable(self) -> None:
         """Return once all commits so far outlive a power cut, whoever made them. Costs a
         microsecond where they do already, else it blocks. OutOfSpace when the disk failed."""
-        if self._point is not None:
-            self._point.reach()
+        self._point.reach()
 
     @staticmethod
     def _sync_segments(requests: list[Request[object]]) -> list[Request[object]]:
@@ -516,8 +532,9 @@ class Index:
             self._calls.put(False)
         for thread in self._committers:
             thread.join()
-        whole = self._point is None or self._point.close()
+        whole = self._point.close()
         self._env.close()
+        self._turn.close()
         self._opened.close(whole=whole)
 
 

@@ -18,7 +18,7 @@ import msgspec
 
 from cache import extents, namespace, retention
 from cache.contents import INLINE_MAX, Snapshot, read_nowait
-from cache.errors import NoSuchInode
+from cache.errors import NoSuchInode, WouldWait
 from cache.index import Table, Txn
 from cache.marking import mark_all, through_places
 from cache.overlay import Overlay
@@ -351,19 +351,22 @@ class OpenFile:
 
     # ------------------------------------------------------------------ publishing
 
-    def publish(self) -> Inode:
+    def publish(self, *, wait: bool = True) -> Inode:
         """Make what was written the inode's bytes: synced, then committed, then visible at the
-        other door; durable with sync(), or in a moment. Returns the inode. Blocks."""
+        other door; durable with sync(), or in a moment. Returns the inode. Blocks; wait: False
+        for WouldWait where there are bytes to sync, or somebody else commits."""
         with self._lock:
             if not self._changed:
                 with self._shared.index.read() as txn:
                     return namespace.get(txn, self.inode_id)
+            if not wait and self._image is None:
+                raise WouldWait("segments must be synced")
             self._end_run()
             used = {(e.segment, e.offset) for e in self._overlay if e.segment != ZEROS}
             final = [self._final(extent) for extent in self._overlay]
             syncs = [self._reservations[key].segment for key in used]
             inode = self._shared.index.commit(
-                lambda txn: self._publish_in(txn, final), syncs=syncs, durable=False
+                lambda txn: self._publish_in(txn, final), syncs=syncs, durable=False, wait=wait
             )
             for extent in final:
                 self._shared.contents.mark_verified(extent)
@@ -447,12 +450,16 @@ class OpenFile:
         self._persist(inode)
 
     def flush_now(self) -> bool:
-        """As flush, where nothing is to be published and no store to be waited for. Never blocks;
-        False: nothing was done."""
-        if self.may_change():
+        """As flush, where neither the disk nor a store is to be waited for. Never blocks; False:
+        something is left to do."""
+        if not self._lock.acquire(blocking=False):
             return False
-        with self._shared.index.read() as txn:
-            inode = namespace.get(txn, self.inode_id)
+        try:
+            inode = self.publish(wait=False)
+        except WouldWait:
+            return False
+        finally:
+            self._lock.release()
         return not through_places(self._shared.index, self._shared.buckets, inode)
 
     def sync(self) -> None:

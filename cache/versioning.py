@@ -12,7 +12,7 @@ from cache import names, namespace
 from cache.buckets import Buckets
 from cache.config import CacheConfig
 from cache.discovery import Discovery
-from cache.errors import StoreUnavailable, VersioningFixed
+from cache.errors import StoreUnavailable, VersioningFixed, WouldWait
 from cache.index import Index
 from cache.locks import NodeLocks
 from cache.records import ROOT, Bucket
@@ -74,10 +74,10 @@ class Versioning:
 
         self._buckets.change_settings(name, changes)
 
-    def prepare(self, directory: int) -> None:
+    def prepare(self, directory: int, *, wait: bool) -> None:
         """Before a name of a directory is made or removed through the mount: if its bucket is
-        versioned, learn what versions names of the directory have. StoreUnavailable while it is
-        not known whether it is."""
+        versioned, learn what versions names of the directory have; wait: False for WouldWait
+        instead. StoreUnavailable while it is not known whether it is."""
         if directory == ROOT:
             return
         with self._index.read() as txn:
@@ -86,6 +86,8 @@ class Versioning:
         if bucket.unread:
             raise StoreUnavailable(f"the settings of bucket {bucket.name} could not be read yet")
         if is_versioned(bucket):
+            if not wait:
+                raise WouldWait(f"the versions in directory {directory} may not be known")
             self.learn(bucket, path)
 
     def learn(self, bucket: Bucket, key: bytes) -> None:

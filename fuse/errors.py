@@ -64,6 +64,7 @@ ERRNO: dict[type[errors.CacheError], int] = {
     errors.DirtyLimit: errno.ENOSPC,
     errors.IndexFull: errno.ENOSPC,
     errors.DeadlineExceeded: errno.ETIMEDOUT,
+    errors.WouldWait: errno.EAGAIN,  # never leaves a handler: it goes on in a thread
     errors.FormatMismatch: errno.EIO,
     errors.StoreError: errno.EIO,
     errors.StoreUnavailable: errno.EIO,

@@ -30,7 +30,7 @@ import trio
 
 from cache.access_times import AccessTimes
 from cache.changes import Change
-from cache.errors import CacheError, NameExists, NoSuchKey
+from cache.errors import CacheError, NameExists, NoSuchKey, WouldWait
 from cache.files import Files, SetAttributes
 from cache.open_file import OpenFile
 from cache.open_files import OpenFiles
@@ -158,7 +158,7 @@ class Operations(pyfuse3.Operations):
         self, inode: int, new_parent_inode: int, new_name: bytes, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
         linked = await self._change(
-            lambda: self._files.link(inode, new_parent_inode, new_name),
+            lambda wait: self._files.link(inode, new_parent_inode, new_name, wait=wait),
             (new_parent_inode, new_name),
         )
         return self._handed_out(linked, ctx)
@@ -166,11 +166,14 @@ class Operations(pyfuse3.Operations):
     @answered
     async def unlink(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
         place = (parent_inode, name)
-        await self._removing(place, lambda: self._files.unlink(*place), place, ctx=ctx)
+        await self._removing(
+            place, lambda wait: self._files.unlink(*place, wait=wait), place, ctx=ctx
+        )
 
     @answered
     async def rmdir(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
-        await self._change(lambda: self._files.rmdir(parent_inode, name), (parent_inode, name))
+        place = (parent_inode, name)
+        await self._change(lambda wait: self._files.rmdir(*place, wait=wait), place)
 
     @answered
     async def rename(
@@ -187,7 +190,9 @@ class Operations(pyfuse3.Operations):
         exchange = bool(flags & pyfuse3.RENAME_EXCHANGE)
         old, new = (parent_inode_old, name_old), (parent_inode_new, name_new)
 
-        def change() -> None:
+        def change(wait: bool) -> None:
+            if not wait:
+                raise WouldWait("a rename asks the store, and takes locks")
             replace = not flags & pyfuse3.RENAME_NOREPLACE
             self._renames.rename(*old, *new, exchange=exchange, replace=replace)
 
@@ -234,8 +239,8 @@ class Operations(pyfuse3.Operations):
             if timed is not None:
                 return timed
         lane = self._metadata if size is None else self._data
-        changed = await lane.run(
-            lambda: self._set_attributes(inode, change, size),
+        changed = await lane.change(
+            lambda wait: self._set_attributes(inode, change, size, wait=wait),
             lambda _: self._kernel.forget_soon([Change(0, b"", inode)]),
         )
         return self._told.as_written(changed)
@@ -313,8 +318,8 @@ class Operations(pyfuse3.Operations):
         flags: int,
         ctx: pyfuse3.RequestContext,
     ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
-        def make() -> tuple[Inode, OpenFile]:
-            made = self._create(parent_inode, name, Kind.FILE, mode, ctx)
+        def make(wait: bool) -> tuple[Inode, OpenFile]:
+            made = self._create(parent_inode, name, Kind.FILE, mode, ctx, wait=wait)
             return made, self._open_files.open(made.id, write=True)
 
         def too_late(made: tuple[Inode, OpenFile] | None) -> None:
@@ -322,7 +327,7 @@ class Operations(pyfuse3.Operations):
             _release_late(made[1] if made is not None else None)
 
         try:
-            made, file = await self._metadata.run(make, too_late)
+            made, file = await self._metadata.change(make, too_late)
         except NameExists:
             if flags & os.O_EXCL:
                 raise
@@ -454,18 +459,18 @@ class Operations(pyfuse3.Operations):
 
     # ------------------------------------------------------------------ parts of handlers
 
-    async def _change(self, change: Callable[[], T], *names: _Name, inode: int = 0) -> T:
+    async def _change(self, change: Callable[[bool], T], *names: _Name, inode: int = 0) -> T:
         """Run a change of names. One that comes true after it was given up on is not what the
         kernel was told about these names, nor about the link count of an inode."""
         changes = [Change(parent, name, 0) for parent, name in names]
         if inode:
             changes.append(Change(0, b"", inode))
-        return await self._metadata.run(change, lambda _: self._kernel.forget_soon(changes))
+        return await self._metadata.change(change, lambda _: self._kernel.forget_soon(changes))
 
     async def _removing(
         self,
         removed: _Name,
-        change: Callable[[], None],
+        change: Callable[[bool], None],
         *names: _Name,
         ctx: pyfuse3.RequestContext,
     ) -> None:
@@ -498,7 +503,9 @@ class Operations(pyfuse3.Operations):
         target: bytes = b"",
     ) -> pyfuse3.EntryAttributes:
         made = await self._change(
-            lambda: self._create(parent, name, kind, mode, ctx, rdev=rdev, target=target),
+            lambda wait: self._create(
+                parent, name, kind, mode, ctx, rdev=rdev, target=target, wait=wait
+            ),
             (parent, name),
         )
         return self._handed_out(made)
@@ -513,8 +520,9 @@ class Operations(pyfuse3.Operations):
         *,
         rdev: int = 0,
         target: bytes = b"",
+        wait: bool,
     ) -> Inode:
-        """In a thread: make a name, owned by the caller."""
+        """Make a name, owned by the caller."""
         return self._files.create(
             parent,
             name,
@@ -524,10 +532,15 @@ class Operations(pyfuse3.Operations):
             gid=ctx.gid,
             rdev=rdev,
             target=target,
+            wait=wait,
         )
 
-    def _set_attributes(self, inode: int, change: SetAttributes, size: int | None) -> Inode:
-        """In a thread: size first, so that the times have the last word."""
+    def _set_attributes(
+        self, inode: int, change: SetAttributes, size: int | None, *, wait: bool
+    ) -> Inode:
+        """Size first, so that the times have the last word."""
+        if not wait and (size is not None or self._open_files.is_open(inode)):
+            raise WouldWait(f"inode {inode} may be written just now")
         if change.atime_ns is not None:
             self._told.access_set(inode)
         if size is not None:
@@ -537,7 +550,7 @@ class Operations(pyfuse3.Operations):
         if change.mtime_ns is not None:
             # Before the index: a publication in between would put the time of the write there.
             self._open_files.set_mtime(inode, change.mtime_ns)
-        return self._files.set_attributes(inode, change)
+        return self._files.set_attributes(inode, change, wait=wait)
 
     def _truncate_opened(self, inode: int, *, privileged: bool) -> None:
         """In a thread: open(2) with O_TRUNC. The kernel leaves it to us, and with it to take

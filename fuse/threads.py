@@ -25,7 +25,7 @@ from typing import Any, Generic, TypeVar
 
 import trio
 
-from cache.errors import CacheError, DeadlineExceeded
+from cache.errors import CacheError, DeadlineExceeded, WouldWait
 from fuse.interrupts import Interrupted, Interrupts
 
 log = logging.getLogger(__name__)
@@ -79,6 +79,14 @@ class Lane:
                 raise Interrupted
             raise GivenUp(f"{self.name}: no result within {self._deadline_s:g} s")
         return errand.answer()
+
+    async def change(self, call: Callable[[bool], T], late: Late[T] | None = None) -> T:
+        """As run, for a call that is told whether it may wait: in the loop where it need not, which
+        saves two switches of threads, and else, when it raised WouldWait, in a thread."""
+        try:
+            return call(False)
+        except WouldWait:
+            return await self.run(lambda: call(True), late)
 
     async def _in_a_thread(self, errand: _Errand[T]) -> None:
         """Return when the errand is over. When cancelled, its thread goes on."""

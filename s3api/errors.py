@@ -303,6 +303,7 @@ CACHE_CODES: dict[type[cache_errors.CacheError], str] = {
     # their own mistake.
     cache_errors.IndexFull: "ServiceUnavailable",
     cache_errors.DeadlineExceeded: "ServiceUnavailable",
+    cache_errors.WouldWait: "ServiceUnavailable",  # the mount asks so, no gateway does
     cache_errors.FormatMismatch: "InternalError",
     cache_errors.StoreError: "ServiceUnavailable",
     cache_errors.StoreUnavailable: "ServiceUnavailable",

@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 
 from cache import disk, durability
-from cache.errors import OutOfSpace
+from cache.errors import OutOfSpace, WouldWait
 from cache.index import Index, Table, Txn
 from tests.support.waiting import wait_until
 
@@ -266,7 +266,7 @@ def test_what_nobody_waits_for_is_durable_in_a_moment(
     power.watch(monkeypatch)
     index = opened(tmp_path / "index")
     index.commit(lambda txn: txn.put(Table.INLINE, b"a", b"v"), durable=False)
-    assert index._point is not None
+    assert index._point.is_kept
     point = index._point
     wait_until(lambda: point._reached == index.last_change, "the point is reached", 10)
     wait_until(lambda: point._pin is None, "nobody keeps old pages", 10)
@@ -283,13 +283,31 @@ def test_a_first_commit_after_a_pause_waits_for_no_sync(
 ) -> None:
     index = opened(tmp_path)
     point = index._point
-    assert point is not None
+    assert point.is_kept
     wait_until(lambda: point._reached == index.last_change, "the point is reached", 10)
     wait_until(lambda: point._pin is None, "nobody keeps old pages", 10)
     with monkeypatch.context() as patched:
         patched.setattr(disk, "sync_data", failing)
-        with point.committing():
+        with point.committing(wait=True):
             assert point._pin is not None
+    index.close()
+
+
+def test_a_commit_that_must_not_wait_needs_a_pin_that_is_there(
+    tmp_path: Path, same_cache: Callable[[str | None], None]
+) -> None:
+    def put(key: bytes, *, wait: bool) -> None:
+        index.commit(lambda txn: txn.put(Table.INLINE, key, b"v"), durable=False, wait=wait)
+
+    index = opened(tmp_path)
+    point = index._point
+    wait_until(lambda: point._pin is None, "nobody keeps old pages", 10)
+    with pytest.raises(WouldWait):
+        put(b"a", wait=False)
+    with point.committing(wait=True):  # keeps the pin
+        put(b"b", wait=False)
+    wait_until(lambda: point._reached == index.last_change, "the point is reached", 10)
+    assert content(index) == {b"b": b"v"}
     index.close()
 
 
@@ -301,7 +319,7 @@ def test_where_the_kernel_does_not_tell_lmdb_syncs(
     index.close()
     same_cache(None)
     index = opened(tmp_path)
-    assert index._point is None
+    assert not index._point.is_kept
     assert index._env.flags()["sync"]
     assert content(index) == {b"a": b"v"}
     assert not (tmp_path / "durable").exists()
@@ -317,7 +335,7 @@ def test_where_the_kernel_does_not_tell_lmdb_syncs(
 def expect_no_point(path: Path) -> None:
     durability.page_cache_of = lambda path: "before"
     index = opened(path)
-    assert index._point is None
+    assert not index._point.is_kept
     index.close()
 
 
@@ -486,7 +504,7 @@ def test_a_clean_stop_leaves_an_index_that_needs_no_point(
 
 def commit_without_sync(path: Path) -> None:
     index = Index(path, cap_bytes=CAP_BYTES, sync=False)
-    assert index._point is not None
+    assert index._point.is_kept
     index.close()
 
 

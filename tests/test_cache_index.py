@@ -11,10 +11,12 @@ from typing import Any
 import lmdb
 import pytest
 
+from cache import durability
 from cache.changes import Change
 from cache.config import MIB
-from cache.errors import FormatMismatch, IndexFull, NoSuchKey
+from cache.errors import FormatMismatch, IndexFull, NoSuchKey, WouldWait
 from cache.index import Index, Request, Table, Txn
+from cache.turn import Turn
 
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -317,6 +319,49 @@ def test_what_was_submitted_is_committed_before_the_index_closes(tmp_path: Path)
     again = Index(tmp_path, cap_bytes=16 * MIB, sync=False)
     with again.read() as txn:
         assert all(txn.get(Table.META, b"k%d" % number) for number in range(50))
+
+
+def test_a_commit_that_must_not_wait_is_made_when_nobody_else_makes_one(index: Index) -> None:
+    assert index.commit(lambda _: 5, durable=False, wait=False) == 5
+    index.commit(put(b"k"), durable=False, wait=False)
+    assert value(index, b"k") == b"v"
+    with pytest.raises(NoSuchKey):
+        index.commit(refuse, durable=False, wait=False)
+
+
+def test_a_commit_that_must_not_wait_does_nothing_while_somebody_else_makes_one(
+    tmp_path: Path,
+) -> None:
+    index = Index(tmp_path, cap_bytes=16 * MIB, sync=False)
+    with index._leader, pytest.raises(WouldWait):  # a thread of this process
+        index.commit(put(b"k"), durable=False, wait=False)
+    other_process = Turn(tmp_path / "turn")
+    with other_process.taken(wait=True), pytest.raises(WouldWait):
+        index.commit(put(b"k"), durable=False, wait=False)
+    assert value(index, b"k") is None
+    with other_process.taken(wait=True):  # those who may wait leave each other to LMDB's lock
+        index.commit(put(b"k"))
+    index.commit(put(b"l"), durable=False, wait=False)
+    assert value(index, b"l") == b"v"
+
+
+def test_a_commit_that_must_not_wait_does_nothing_where_each_is_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(durability, "page_cache_of", lambda _: None)
+    index = Index(tmp_path, cap_bytes=16 * MIB)
+    with pytest.raises(WouldWait):
+        index.commit(put(b"k"), durable=False, wait=False)
+    assert value(index, b"k") is None
+
+
+def refuse(_: Txn) -> None:
+    raise NoSuchKey(b"key")
+
+
+def value(index: Index, key: bytes) -> bytes | None:
+    with index.read() as txn:
+        return txn.get(Table.META, key)
 
 
 def test_an_index_of_another_format_is_refused(tmp_path: Path) -> None:

@@ -219,8 +219,10 @@ def test_what_can_be_done_without_waiting_is_what_waiting_would_have_done(box: T
     assert files.set_mtime_now(inode.id, 5)
     assert other.cached(0, memoryview(bytearray(100))) == b"\0\0\0abc"
     assert box.get(b"f") == b""
-    assert not one.flush_now()
-    one.flush()
+    with box.volume.index._leader:  # another thread commits
+        assert not one.flush_now()
+    assert box.get(b"f") == b""
+    assert one.flush_now()
     assert box.get(b"f") == b"\0\0\0abc"
     assert box.volume.files.get(inode.id).mtime_ns == 5
     assert one.write_now(0, b"xyz")
@@ -230,6 +232,16 @@ def test_what_can_be_done_without_waiting_is_what_waiting_would_have_done(box: T
     other.release()
     assert files.held() == set()
     assert box.get(b"f") == b"xyzabc"
+
+
+def test_bytes_that_lie_in_a_segment_are_not_published_without_waiting(box: TestVolume) -> None:
+    file = box.volume.open_files.open(box.create(b"f").id, write=True)
+    file.write(0, bytes(INLINE_MAX + 1))
+    assert not file.flush_now()
+    assert box.get(b"f") == b""
+    file.flush()
+    assert file.flush_now()
+    file.release()
 
 
 def test_writes_that_come_late_do_not_undo_the_time_that_was_set(box: TestVolume) -> None:

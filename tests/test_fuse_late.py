@@ -16,7 +16,7 @@ import pytest
 import trio
 
 from cache.changes import Change
-from cache.errors import CacheFull, DeadlineExceeded, NameExists
+from cache.errors import CacheFull, DeadlineExceeded, NameExists, WouldWait
 from cache.records import ROOT, Inode, Kind
 from fuse.handles import FileHandle
 from fuse.interrupts import Interrupts
@@ -41,7 +41,9 @@ class SlowCache:
         self.released = threading.Event()
         self.writes: list[bytes] = []
 
-    def _wait(self, *_: object, **__: object) -> Inode:
+    def _wait(self, *_: object, wait: bool = True, **__: object) -> Inode:
+        if not wait:
+            raise WouldWait
         assert self.go.wait(10)
         return _inode(7)
 

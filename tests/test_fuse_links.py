@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from cache.errors import WouldWait
 from cache.files import Files
 from cache.records import Inode, Kind
 from cache.renames import Renames
@@ -37,6 +38,9 @@ class Hold:
     def set(self) -> None:
         self._set.touch()
 
+    def is_set(self) -> bool:
+        return self._set.exists()
+
     def wait_until_met(self) -> None:
         wait_until(self._met.exists, deadline_s=DEADLINE_S)
 
@@ -58,6 +62,8 @@ def with_holds(store: Store, home: Path) -> Store:
     def held(operation: Callable[..., Any], hold: Hold) -> Callable[..., Any]:
         @functools.wraps(operation)
         def call(*args: Any, **kwargs: Any) -> Any:
+            if not kwargs.get("wait", True) and hold.is_set():
+                raise WouldWait  # who is held must not be the loop
             result = operation(*args, **kwargs)
             hold.meet()
             return result
