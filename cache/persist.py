@@ -253,7 +253,11 @@ class Persister:
         if first is not None:
             self._settle(first)
             return
-        with self._locks.hold("bucket", root, deadline_s=self._deadline_s):
+        # Whoever finds it unlinked meanwhile parts it from its place under the inode's lock alone.
+        with (
+            self._locks.hold("bucket", root, deadline_s=self._deadline_s),
+            self._locks.hold("inode", inode_id, deadline_s=self._deadline_s),
+        ):
             plan = self._index.commit(partial(self._plan_aside, inode_id=inode_id, root=root))
             if plan is None:
                 return

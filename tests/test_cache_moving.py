@@ -249,6 +249,38 @@ def test_a_file_that_is_replaced_when_it_was_to_step_aside(box: TestVolume) -> N
     assert box.stored_bytes(b"a") == b"b"
 
 
+def test_a_file_that_is_removed_while_it_steps_aside(box: TestVolume) -> None:
+    """Who finds that nobody needs it at its old place waits until it is known where it is."""
+    for name in (b"a", b"b"):
+        box.put(name, name)
+    box.drain()
+    box.rename(b"a", b"b", exchange=True)
+    others: list[threading.Thread] = []
+    failed: list[BaseException] = []
+
+    def persist(name: bytes) -> None:
+        try:
+            box.volume.persister.persist(Place(box.root, box.root, name))
+        except BaseException as exc:  # noqa: BLE001  whatever it is
+            failed.append(exc)
+
+    def interfere(operation: str, key: bytes) -> None:
+        if operation == "rename" and not others:
+            box.unlink(b"b")  # the one that was `a`, and is on its way from there
+            others.append(threading.Thread(target=persist, args=(b"a",)))
+            others[0].start()
+            others[0].join(0.2)  # it waits for us
+
+    box.store.before = interfere
+    persist(b"a")
+    for thread in others:
+        thread.join()
+    assert others
+    assert failed == []
+    box.store.before = no_fault
+    check(box)
+
+
 def test_a_directory_that_is_removed_when_it_was_to_step_aside_frees_its_place(
     box: TestVolume,
 ) -> None:

@@ -61,7 +61,7 @@ class Patcher:
             try:
                 return self._made(key, changed, read, size_bytes, attributes, version, share=True)
             except NotCloned as exc:
-                log.info("store %s: changed files are written whole: %s", self._path, exc)
+                log.info("store %s: changed files are written again: %s", self._path, exc)
                 self._clones = False
         return self._made(key, changed, read, size_bytes, attributes, version, share=False)
 
