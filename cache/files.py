@@ -101,23 +101,15 @@ class Files:
                 return []
             return namespace.links(txn, found) if found.nlink else []
 
-    def known(self, parent: int, name: bytes) -> bool:
-        """Whether lookup() answers for this name without asking the store."""
-        with self._index.read() as txn:
-            found = namespace.lookup(txn, parent, name)
-            if found is not None:
-                return not found[1].flags & InodeFlag.UNSEEN
-            return self._discovery.is_known(txn, namespace.get(txn, parent))
-
     def lookup_now(self, parent: int, name: bytes) -> Inode | None:
         """As lookup, from the index alone and without blocking; None if it has nothing there."""
         with self._index.read() as txn:
             found = namespace.lookup(txn, parent, name)
         return None if found is None else found[1]
 
-    def lookup(self, parent: int, name: bytes) -> Inode:
-        """What the mount shows under a name. NoSuchKey; StoreUnavailable when only the store
-        would know."""
+    def lookup(self, parent: int, name: bytes, *, wait: bool = True) -> Inode:
+        """What the mount shows under a name. NoSuchKey; where only the store would know it is
+        asked, or StoreUnavailable; wait: False for WouldWait instead."""
         learned = seen = False
         while True:
             with self._index.read() as txn:
@@ -126,14 +118,16 @@ class Files:
                 # Learned just now counts, though a store that is down left it as old as it was.
                 if found is None and (learned or self._discovery.is_known(txn, directory)):
                     raise NoSuchKey(name)
+            if found is not None and (seen or not found[1].flags & InodeFlag.UNSEEN):
+                return found[1]
+            if not wait:
+                raise WouldWait(name)
             if found is None:
                 self._discovery.learn_directory(parent)
                 learned = True
-            elif found[1].flags & InodeFlag.UNSEEN and not seen:
+            else:
                 self._discovery.see([found[1]])
                 seen = True
-            else:
-                return found[1]
 
     def position(self, name: bytes, inode: Inode) -> bytes:
         """The `after` that continues a listing behind this entry."""

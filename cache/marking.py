@@ -18,8 +18,11 @@ from cache.records import ROOT, Inode, WriteMode
 
 def mode_at(txn: Txn, buckets: Buckets, place: Place) -> WriteMode:
     """The write mode of the key that has its name at this place."""
+    bucket = buckets.of_root(txn, place.bucket)
+    if not buckets.config(bucket).prefixes:  # as mostly: no need to walk up to the key
+        return buckets.config(bucket).write_mode
     _, key = namespace.path_of(txn, place.parent, place.name)
-    return buckets.mode_of(buckets.of_root(txn, place.bucket), key)
+    return buckets.mode_of(bucket, key)
 
 
 def mark(
@@ -68,5 +71,5 @@ def _places(txn: Txn, buckets: Buckets, inode: Inode) -> Iterator[tuple[Place, W
     if not inode.nlink:
         return
     for parent, name in namespace.links(txn, inode):
-        root, key = namespace.path_of(txn, parent, name)
-        yield Place(root, parent, name), buckets.mode_of(buckets.of_root(txn, root), key)
+        place = Place(namespace.bucket_of(txn, parent), parent, name)
+        yield place, mode_at(txn, buckets, place)

@@ -11,7 +11,7 @@ differs from the store is in the queue, and that the mount learns what its kerne
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import msgspec
 
@@ -39,8 +39,7 @@ not be."""
 _RESERVED = names.VERSIONS[:-1]
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """A name in the tree: its dentry's parent and name (with `/` for a directory)."""
 
     bucket: int  # inode id of the bucket's root directory
@@ -326,7 +325,7 @@ def leave(txn: Txn, parent: int, name: bytes, inode: Inode) -> Inode:
             inode = _leave_behind(txn, parent, name, inode)
     else:
         txn.delete(Table.LINKS, link_key(inode.id, parent, name))
-        others = links(txn, inode)
+        others = _linked(txn, inode)
         if (inode.parent, inode.name) == (parent, name):
             inode = _lead(txn, inode, others[0])
         if nlink == 1:
@@ -421,6 +420,11 @@ def move(txn: Txn, inode: Inode, old: Place, new: Place) -> Inode:
 
 def links(txn: Txn, inode: Inode) -> list[tuple[int, bytes]]:
     """All (parent, name) of a file."""
+    return [(inode.parent, inode.name)] if inode.nlink == 1 else _linked(txn, inode)
+
+
+def _linked(txn: Txn, inode: Inode) -> list[tuple[int, bytes]]:
+    """As links, of an inode that has several, or had before the change that looks."""
     prefix = key_bytes(inode.id)
     rows = list(txn.scan(Table.LINKS, prefix, prefix))
     if not rows:

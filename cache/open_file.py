@@ -55,7 +55,7 @@ class OpenFile:
         self._image: bytearray | None = None  # the whole file, while it is small enough for inline
         self._changed = False
         self._md5 = hashlib.md5(usedforsecurity=False)
-        self._md5_at: int | None = 0 if inode.size == 0 else None
+        self._md5_at: int | None = None  # how much of the file is in it; None: it is of no use
         self._unadmitted = _ADMIT_EVERY_BYTES
         self._snapshot: Snapshot | None = None
         self._snapshot_until = 0.0
@@ -182,18 +182,16 @@ class OpenFile:
             self._admit(len(data))
             if start > self._size:
                 self._extend(start)
-            self._hash(start, data)
             if not self._is_timed:
                 self._mtime_ns = time.time_ns()
             self._changed = True
             stop = start + len(data)
-            if self._image is not None:
-                if stop <= INLINE_MAX:
-                    self._image[start:stop] = data
-                    self._size = max(self._size, stop)
-                    return len(data)
-                image, self._image = bytes(self._image), None
-                self._append(0, memoryview(image))
+            if self._image is not None and stop <= INLINE_MAX:
+                self._image[start:stop] = data
+                self._size = max(self._size, stop)
+                return len(data)
+            self._spill()
+            self._hash(start, data)
             self._append(start, memoryview(data))
             self._size = max(self._size, stop)
             if len(self._overlay) >= _OVERLAY_MAX:
@@ -211,13 +209,21 @@ class OpenFile:
         if self._image is not None and size <= INLINE_MAX:
             self._image += bytes(size - len(self._image))
         else:
-            if self._image is not None:
-                image, self._image = bytes(self._image), None
-                self._append(0, memoryview(image))
+            self._spill()
+            self._md5_at = None
             self._overlay.insert(Extent(self._size, size - self._size, ZEROS, 0, 0, 0, 0, 0))
-        self._md5_at = None
         self._size = size
         self._changed = True
+
+    def _spill(self) -> None:
+        """The file outgrows memory. OutOfSpace classes; then it stays there."""
+        if self._image is None:
+            return
+        image = bytes(self._image)
+        self._append(0, memoryview(image))
+        self._image = None
+        self._md5 = hashlib.md5(image, usedforsecurity=False)
+        self._md5_at = len(image)
 
     def _hash(self, start: int, data: bytes) -> None:
         """The ETag is the MD5 as long as the file is written front to back."""
@@ -325,8 +331,7 @@ class OpenFile:
         else:
             self.publish()
             self._publish_cut(size)
-        self._md5 = hashlib.md5(usedforsecurity=False)
-        self._md5_at = 0 if size == 0 else None
+        self._md5_at = None
         if size == 0:
             self._image = bytearray()
 

@@ -114,10 +114,10 @@ class Operations(pyfuse3.Operations):
         try:
             if name in (b".", b".."):  # NFS export finds its way by number
                 inode = dict(self._dots(parent_inode))[name]
-            elif self._files.known(parent_inode, name):
-                inode = self._files.lookup(parent_inode, name)
             else:
-                inode = await self._metadata.run(lambda: self._files.lookup(parent_inode, name))
+                inode = await self._metadata.change(
+                    lambda wait: self._files.lookup(parent_inode, name, wait=wait)
+                )
         except NoSuchKey:
             return attributes.of_nothing()
         return self._handed_out(inode, ctx)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from cache.config import MIB
 from cache.contents import INLINE_MAX
-from cache.errors import IsADirectory, NoSuchInode, NoSuchKey, NotPermitted
+from cache.errors import CacheFull, IsADirectory, NoSuchInode, NoSuchKey, NotPermitted
 from cache.records import WriteMode
 from tests.support.volume import BUCKET, TestVolume, box, some_bytes, through
 
@@ -232,6 +232,37 @@ def test_what_can_be_done_without_waiting_is_what_waiting_would_have_done(box: T
     other.release()
     assert files.held() == set()
     assert box.get(b"f") == b"xyzabc"
+
+
+def test_a_file_that_cannot_outgrow_memory_keeps_what_it_has(
+    box: TestVolume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise CacheFull("no segment")
+
+    file = box.volume.open_files.open(box.create(b"f").id, write=True)
+    file.write(0, b"abc")
+    with monkeypatch.context() as patched:
+        patched.setattr(box.volume.segments.dirty, "reserve", full)
+        with pytest.raises(CacheFull):
+            file.write(3, bytes(INLINE_MAX))
+    file.flush()
+    assert box.get(b"f") == b"abc"
+    file.write(3, bytes(INLINE_MAX))
+    file.release()
+    assert box.get(b"f") == b"abc" + bytes(INLINE_MAX)
+
+
+def test_a_small_file_that_is_appended_to_until_it_is_large_has_its_md5_as_etag(
+    box: TestVolume,
+) -> None:
+    files = box.volume.open_files
+    inode = box.create(b"f").id
+    for part in (b"a" * 1000, b"b" * INLINE_MAX):
+        file = files.open(inode, write=True)
+        file.write(box.volume.files.get(inode).size, part)
+        file.release()
+    assert box.volume.files.get(inode).etag == hashlib.md5(box.get(b"f")).hexdigest()
 
 
 def test_bytes_that_lie_in_a_segment_are_not_published_without_waiting(box: TestVolume) -> None:
