@@ -82,8 +82,16 @@ class Staged:
     """A body on its way to disk: use from one thread at a time. Give `extents` or `inline` to a
     change together with `segments` to sync, then release(); or release() to give it up."""
 
-    def __init__(self, stream: SegmentStream, segments: Segments, size_bytes: int | None) -> None:
+    def __init__(
+        self,
+        stream: SegmentStream,
+        segments: Segments,
+        size_bytes: int | None,
+        *,
+        passing: bool,
+    ) -> None:
         self._stream = stream
+        self._passing = passing
         self._extent_max = segments.extent_max
         self._expected = size_bytes
         self._small = bytearray()
@@ -119,7 +127,9 @@ class Staged:
                 if self._expected is not None:
                     left = self._expected - sum(r.written for r, _ in self._done)
                     length = max(len(view) if left <= 0 else left, 1)
-                self._reservation = self._stream.reserve(min(length, self._extent_max))
+                self._reservation = self._stream.reserve(
+                    min(length, self._extent_max), passing=self._passing
+                )
             part = view[: self._reservation.room]
             self._reservation.write(part)
             view = view[len(part) :]
@@ -241,9 +251,14 @@ class Contents:
         self._heat: set[tuple[int, int]] = set()
         self._filled: set[tuple[int, int]] = set()
 
-    def stage(self, size_bytes: int | None = None, *, stream: str = "dirty") -> Staged:
-        """Begin a body; size_bytes is a hint that spares space in the segment."""
-        return Staged(getattr(self._segments, stream), self._segments, size_bytes)
+    def stage(
+        self, size_bytes: int | None = None, *, stream: str = "dirty", for_reader: bool = False
+    ) -> Staged:
+        """Begin a body; size_bytes is a hint that spares space in the segment. for_reader: somebody
+        follows behind it, and reads."""
+        return Staged(
+            getattr(self._segments, stream), self._segments, size_bytes, passing=not for_reader
+        )
 
     def snapshot(self, txn: Txn, inode: Inode) -> Snapshot:
         """The bytes of the inode as this transaction sees them. FileNotFoundError when a segment

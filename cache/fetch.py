@@ -264,7 +264,7 @@ class Fetcher:
             return
         heat, stream = self._remembered(inode.id, fill.start // self._cell_bytes)
         for start, stop in holes:
-            staged = self._contents.stage(stop - start, stream=stream)
+            staged = self._contents.stage(stop - start, stream=stream, for_reader=True)
             staged.never_inline()
             fill.begin(start, staged)
             if chunks is None or (start, stop) != (fill.start, fill.stop):

@@ -263,7 +263,7 @@ class OpenFile:
             length = max(length, 2 * self._run.length)
         self._end_run()
         stream = self._shared.segments.dirty
-        run = stream.reserve(min(length, self._shared.segments.extent_max))
+        run = stream.reserve(min(length, self._shared.segments.extent_max), passing=True)
         self._run, self._run_start = run, start
         self._reservations[run.segment.id, run.offset] = run
         return run

@@ -36,7 +36,8 @@ EXTENT_MAX = 4 * MIB
 EARLY_BYTES = 2 * MIB
 """Extents from this length on are on their way to the disk as soon as they are full."""
 PASSING_BYTES = MIB
-"""What is written into extents from this length on leaves memory when it is on the disk."""
+"""What a writer brings into extents from this length on leaves memory when it is on the disk. Not
+what is fetched for a reader, or was popular enough to be moved."""
 _HEADER = struct.Struct(">8sIQ")
 _MAGIC = b"FBSEGM01"
 _OPEN_FILES = 512
@@ -97,15 +98,20 @@ class Reservation:
     extent is attached by a commit, or was given up."""
 
     def __init__(
-        self, stream: SegmentStream, segment: ActiveSegment, offset: int, length: int
+        self,
+        stream: SegmentStream,
+        segment: ActiveSegment,
+        offset: int,
+        length: int,
+        *,
+        passing: bool,
     ) -> None:
         self._stream = stream
         self.segment = segment
         self.offset = offset
         self.length = length
         self.written = 0
-        # Not what is fetched for a reader, or was popular enough to be moved.
-        self._passes = length >= PASSING_BYTES and stream.name == "dirty"
+        self._passes = passing and length >= PASSING_BYTES
         self._hash = xxhash.xxh3_64()
         self._released = False
 
@@ -149,8 +155,9 @@ class SegmentStream:
         self._active: ActiveSegment | None = None
         self._refuse_until = 0.0
 
-    def reserve(self, length: int) -> Reservation:
-        """A stretch of `length` bytes; a new extent takes at most extent_max. Blocks for a commit
+    def reserve(self, length: int, *, passing: bool = False) -> Reservation:
+        """A stretch of `length` bytes; a new extent takes at most extent_max. passing: nobody waits
+        to read them (PASSING_BYTES). Blocks for a commit
         when a new segment is begun. CacheFull when no directory has room for one; writers of dirty
         bytes wait a while for the evictor first, because nothing else can take them. After a wait
         in vain the next ones are refused at once: a program that writes on would else wait for
@@ -161,7 +168,7 @@ class SegmentStream:
         end = now + (_WAIT_FOR_ROOM_S if patient else 0)
         while True:
             try:
-                return self._reserve(length)
+                return self._reserve(length, passing)
             except CacheFull:
                 if time.monotonic() >= end:
                     if patient:
@@ -169,7 +176,7 @@ class SegmentStream:
                     raise
                 time.sleep(0.05)
 
-    def _reserve(self, length: int) -> Reservation:
+    def _reserve(self, length: int, passing: bool) -> Reservation:
         with self._lock:
             active = self._active
             if active is None or active.full or active.next_offset + length > active.size_bytes:
@@ -181,7 +188,7 @@ class SegmentStream:
             offset = active.next_offset
             active.next_offset += _blocks(length)
             active.outstanding += 1
-            return Reservation(self, active, offset, length)
+            return Reservation(self, active, offset, length, passing=passing)
 
     def trim(self, reservation: Reservation) -> None:
         with self._lock:

@@ -18,6 +18,7 @@ from cache.config import MIB, CacheDirectory
 from cache.contents import FileRange
 from cache.errors import CacheFull, ExtentCorrupt
 from cache.namespace import Place
+from cache.records import WriteMode
 from cache.segments import BLOCK, PASSING_BYTES
 from tests.support.loop_disk import loop_disk, requires_loop
 from tests.support.volume import TestVolume, some_bytes
@@ -154,6 +155,18 @@ def test_large_bodies_pass_and_small_ones_stay(
     box.put(b"small", bytes(PASSING_BYTES - 1), chunk_bytes=8 * MIB)
     box.put(b"large", bytes(PASSING_BYTES), chunk_bytes=8 * MIB)
     assert written == [(PASSING_BYTES - 1, False), (PASSING_BYTES, True)]
+
+
+def test_a_body_that_goes_through_to_the_store_passes(
+    tmp_path: Path, written: list[tuple[int, bool]]
+) -> None:
+    box = room(tmp_path, write_mode=WriteMode.WRITE_THROUGH)
+    body = some_bytes(2 * MIB)
+    box.put(b"large", body, chunk_bytes=8 * MIB)
+    assert (len(body), True) in written
+    assert not any(length >= PASSING_BYTES and not passing for length, passing in written)
+    assert box.get(b"large") == body
+    box.close()
 
 
 def test_what_is_fetched_for_a_reader_stays(

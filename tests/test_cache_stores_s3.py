@@ -26,12 +26,14 @@ from cache.errors import (
     StoreRefused,
     StoreUnavailable,
 )
+from cache.stores import s3_probe
 from cache.stores.base import ABSENT, StoredAttributes
 from cache.stores.s3 import S3Store, S3StoreConfig
 from cache.stores.s3_client import time_of
+from cache.stores.s3_requests import ObjectRequests
 from cache.stores.s3_uploads import Multipart
 from tests.support.faulty_proxy import Answer, FaultyProxy, Request, error, faulty_proxy
-from tests.support.stores import moto_backend, s3_config
+from tests.support.stores import make_bucket, moto_backend, s3_config
 from tests.support.waiting import wait_until
 
 PLAIN = StoredAttributes()
@@ -448,6 +450,51 @@ def test_server_that_shows_the_md5_of_the_whole_is_not_asked_again(
     proxy.fault = show_md5
     assert methods(proxy, store, b"whole-1", PLAIN) == "POST PUT PUT POST HEAD"
     assert methods(proxy, store, b"whole-2", PLAIN) == "POST PUT PUT POST"
+
+
+@pytest.mark.parametrize("versioned", [False, True])
+@pytest.mark.parametrize("is_refused", [False, True])
+def test_a_small_object_shows_what_the_server_would_read_a_large_one_for(
+    behind: tuple[FaultyProxy, S3StoreConfig],
+    monkeypatch: pytest.MonkeyPatch,
+    versioned: bool,
+    is_refused: bool,
+) -> None:
+    proxy, config = behind
+    bucket = f"probed-{versioned}-{is_refused}".lower()
+    config = dataclasses.replace(config, bucket=bucket, deadline_s=120.0)
+    make_bucket(config)
+    store = S3Store(config)
+    client = store._requests.client
+    if versioned:
+        client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    seen = threading.Event()
+    see = s3_probe.see_joined
+
+    def see_and_tell(requests: ObjectRequests) -> None:
+        see(requests)
+        seen.set()
+
+    monkeypatch.setattr(s3_probe, "see_joined", see_and_tell)
+    monkeypatch.setattr(s3_probe, "WORTH_BYTES", 6 * MIB)
+    if is_refused:
+        proxy.fault = lambda request, answer: (
+            error(403, "AccessDenied") if "partNumber" in request.path else None
+        )
+    upload = store.begin_upload(b"large", 6 * MIB)
+    assert seen.wait(20)
+    upload.abort()
+    proxy.fault = None
+    assert methods(proxy, store, b"large", PLAIN).count("HEAD") == int(is_refused)
+    left = client.list_object_versions(Bucket=bucket, Prefix=".forebay-tmp/")
+    assert not {"Versions", "DeleteMarkers"} & set(left)
+    assert "Uploads" not in client.list_multipart_uploads(Bucket=bucket)
+    store.close()
+
+
+def test_amazon_needs_no_probe() -> None:
+    amazon = ObjectRequests(S3StoreConfig(bucket="b", access_key="a", secret_key="b"))
+    assert not amazon.joined_etags.wants_probe()
 
 
 def test_answer_to_complete_that_is_not_of_the_parts_proves_nothing(

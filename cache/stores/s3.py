@@ -10,6 +10,7 @@ others put there is an object here. This module is the `base.Store`; its parts d
     s3_reads      ranges on their way from the server, checked
     s3_uploads    multipart uploads, streamed bodies
     s3_joined     which ETag an object of parts has, as far as the answer that joined them tells
+    s3_probe      which one the server shows then, found out on a small object
     s3_compose    objects made of parts that the server has; part_plan says of which
     s3_listing    pages in key order
     attributes    metadata names and values
@@ -34,6 +35,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from cache.errors import StoreChanged, StoreNotFound
+from cache.stores import s3_probe
 from cache.stores.base import (
     Capabilities,
     ListPage,
@@ -105,6 +107,9 @@ class S3Store:
     def begin_upload(
         self, key: bytes, size_bytes: int | None, attributes: StoredAttributes | None = None
     ) -> S3Upload:
+        is_large = size_bytes is not None and size_bytes >= s3_probe.WORTH_BYTES
+        if is_large and self._requests.joined_etags.wants_probe():
+            self._pool.submit(lambda: s3_probe.see_joined(self._requests))
         return S3Upload(
             self._requests, self._pool, key, size_bytes, attributes, self._replace_attributes
         )

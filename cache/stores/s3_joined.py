@@ -3,8 +3,9 @@
 Amazon answers CompleteMultipartUpload with the ETag that the object shows from then on: the MD5 of
 its parts' MD5s and their number. rclone serve s3 answers with the same, and then shows the MD5 of
 the whole, which it first has to read everything for. So what a server does is looked at (HEAD)
-until it was seen once, and believed from then on; where the answer is not made of the MD5s of
-what was sent, it proves nothing, and is looked at each time.
+until it was seen once, of a large upload or of the probe beside it (`s3_probe`), and believed from
+then on; where the answer is not made of the MD5s of what was sent, it proves nothing, and is looked
+at each time.
 
 Once for each store. Any thread may call.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import enum
 import re
+import threading
 from collections.abc import Sequence
 
 from cache.etags import multipart_etag
@@ -29,9 +31,19 @@ class Shows(enum.Enum):
 
 
 class JoinedEtags:
-    def __init__(self, *, etag_is_md5: bool) -> None:
+    def __init__(self, *, etag_is_md5: bool, shows: Shows = Shows.UNKNOWN) -> None:
         self._etag_is_md5 = etag_is_md5
-        self._shows = Shows.UNKNOWN
+        self._shows = shows
+        self._lock = threading.Lock()
+        self._is_probed = False
+
+    def wants_probe(self) -> bool:
+        """Whether the caller is to find out what the server does: true at most once."""
+        if self._shows != Shows.UNKNOWN or not self._etag_is_md5:
+            return False
+        with self._lock:
+            was_probed, self._is_probed = self._is_probed, True
+        return not was_probed
 
     def told(self, answered: str, tags: Sequence[str], md5_of_all: str | None) -> str | None:
         """The object's ETag, if the answer proves that it holds the parts of these ETags, which are

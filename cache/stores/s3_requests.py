@@ -36,7 +36,7 @@ from cache.stores import attributes as mapping
 from cache.stores.base import ABSENT, StoredAttributes, StoredObject
 from cache.stores.bodies import expected_body
 from cache.stores.s3_client import S3StoreConfig, make_client, store_errors, was_retried
-from cache.stores.s3_joined import JoinedEtags
+from cache.stores.s3_joined import JoinedEtags, Shows
 from cache.stores.s3_keys import to_text
 
 if TYPE_CHECKING:
@@ -65,7 +65,10 @@ class ObjectRequests:
         self.config = config
         self.client = make_client(config)
         self._bucket_seen_s = float("-inf")
-        self.joined_etags = JoinedEtags(etag_is_md5=config.etag_is_md5)
+        self.joined_etags = JoinedEtags(
+            etag_is_md5=config.etag_is_md5,
+            shows=Shows.UNKNOWN if config.endpoint_url else Shows.ANSWERED,  # as Amazon documents
+        )
         self._conditions_lock = threading.Lock()
         self._conditions: bool | None = {"native": True, "check": False}.get(
             config.conditional_writes
