@@ -220,7 +220,11 @@ class OpenFile:
         if self._image is None:
             return
         image = bytes(self._image)
-        self._append(0, memoryview(image))
+        try:
+            self._append(0, memoryview(image))
+        except BaseException:
+            self._overlay.clear()  # what got there is in the image
+            raise
         self._image = None
         self._md5 = hashlib.md5(image, usedforsecurity=False)
         self._md5_at = len(image)

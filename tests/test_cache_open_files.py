@@ -15,6 +15,7 @@ from cache.config import MIB
 from cache.contents import INLINE_MAX
 from cache.errors import CacheFull, IsADirectory, NoSuchInode, NoSuchKey, NotPermitted
 from cache.records import WriteMode
+from cache.segments import Reservation
 from tests.support.volume import BUCKET, TestVolume, box, some_bytes, through
 
 __all__ = ["box", "through"]
@@ -237,16 +238,21 @@ def test_what_can_be_done_without_waiting_is_what_waiting_would_have_done(box: T
 def test_a_file_that_cannot_outgrow_memory_keeps_what_it_has(
     box: TestVolume, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(_: int) -> None:
+    reserve = box.volume.segments.dirty.reserve
+    room = iter([1])
+
+    def reserve_one_byte(_: int) -> Reservation:
+        for length in room:
+            return reserve(length)
         raise CacheFull("no segment")
 
     file = box.volume.open_files.open(box.create(b"f").id, write=True)
     file.write(0, b"abc")
     with monkeypatch.context() as patched:
-        patched.setattr(box.volume.segments.dirty, "reserve", full)
+        patched.setattr(box.volume.segments.dirty, "reserve", reserve_one_byte)
         with pytest.raises(CacheFull):
             file.write(3, bytes(INLINE_MAX))
-    file.flush()
+    assert file.flush_now()
     assert box.get(b"f") == b"abc"
     file.write(3, bytes(INLINE_MAX))
     file.release()
