@@ -48,7 +48,7 @@ def node_settings(directory: Path) -> dict[str, Any]:
     store = {"type": "posix", "path": str(directory / "store"), "creatable": True}
     return {
         "cache": {
-            "capacity_bytes": "8GiB",
+            "capacity_bytes": "32GiB",
             "segment_bytes": None,
             "index_bytes": "4GiB",
             "persist_delay_ms": None,
