@@ -241,9 +241,9 @@ def test_a_file_that_cannot_outgrow_memory_keeps_what_it_has(
     reserve = box.volume.segments.dirty.reserve
     room = iter([1])
 
-    def reserve_one_byte(_: int) -> Reservation:
+    def reserve_one_byte(_: int, *, passing: bool) -> Reservation:
         for length in room:
-            return reserve(length)
+            return reserve(length, passing=passing)
         raise CacheFull("no segment")
 
     file = box.volume.open_files.open(box.create(b"f").id, write=True)
