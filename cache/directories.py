@@ -34,11 +34,22 @@ class Directories:
     def learn(self, directory: int, *, wait: bool = True) -> None:
         """Before a name is made or removed: what the store has there must be known. Blocks where
         it is not; wait: False for WouldWait instead. StoreUnavailable."""
-        if not self.is_known(directory):
+        known, bucket = self._look(directory)
+        if not known:
             if not wait:
                 raise WouldWait(f"directory {directory} is not known")
             self._discovery.learn_directory(directory)
-        self._versioning.prepare(directory, wait=wait)
+            _, bucket = self._look(directory)
+        if bucket is not None:
+            self._versioning.prepare(bucket, directory, wait=wait)
+
+    def _look(self, directory: int) -> tuple[bool, Bucket | None]:
+        """Whether it is known, and its bucket; the root has none."""
+        with self._index.read() as txn:
+            known = self._discovery.is_known(txn, namespace.get(txn, directory))
+            if directory == ROOT:
+                return known, None
+            return known, self._buckets.of_root(txn, namespace.bucket_of(txn, directory))
 
     # ------------------------------------------------------------------ before
 

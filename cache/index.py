@@ -30,7 +30,7 @@ import msgspec
 from cache import changes, metrics
 from cache.durability import Opened
 from cache.errors import CacheError, FormatMismatch, IndexFull, OutOfSpace, WouldWait
-from cache.records import pack, unpack
+from cache.records import Inode, pack, unpack
 from cache.turn import Turn
 
 log = logging.getLogger(__name__)
@@ -77,13 +77,16 @@ class Table(enum.StrEnum):
 class Txn:
     """A read or write transaction; values it returns are copies and outlive it."""
 
-    __slots__ = ("_raw", "_tables", "changes")
+    __slots__ = ("_raw", "_tables", "changes", "inodes")
 
     def __init__(self, raw: lmdb.Transaction, tables: dict[Table, lmdb._Database]) -> None:
         self._raw = raw
         self._tables = tables
         self.changes: list[changes.Change] = []
         """What the mount's kernel may hold wrongly once this is committed."""
+        self.inodes: dict[int, Inode] = {}
+        """Those that cache/namespace.py has read or written here: a change comes by the same
+        directories a dozen times."""
 
     def get(self, table: Table, key: bytes) -> bytes | None:
         # Not cast(), which is a call like any other; copies, as no transaction here has buffers.

@@ -395,7 +395,7 @@ class Uploads:
 
 def _drop_part(txn: Txn, part: Part) -> None:
     bytes_of.drop_bytes(txn, part.inode)
-    txn.delete(Table.INODES, namespace.key_bytes(part.inode))
+    namespace.erase(txn, part.inode)
 
 
 def _forget(txn: Txn, upload: UploadRecord) -> None:

@@ -52,14 +52,24 @@ def key_bytes(inode: int) -> bytes:
 
 
 def get(txn: Txn, inode: int) -> Inode:
-    found = txn.record(Table.INODES, key_bytes(inode), Inode)
+    found = txn.inodes.get(inode)
     if found is None:
-        raise NoSuchInode(inode)
+        found = txn.record(Table.INODES, key_bytes(inode), Inode)
+        if found is None:
+            raise NoSuchInode(inode)
+        txn.inodes[inode] = found
     return found
 
 
 def put(txn: Txn, inode: Inode) -> None:
     txn.put_record(Table.INODES, key_bytes(inode.id), inode)
+    txn.inodes[inode.id] = inode
+
+
+def erase(txn: Txn, inode: int) -> None:
+    """Remove the inode's own row, and no other."""
+    txn.delete(Table.INODES, key_bytes(inode))
+    txn.inodes.pop(inode, None)
 
 
 def update(txn: Txn, inode: Inode, **fields: object) -> Inode:
@@ -504,7 +514,7 @@ def discard(txn: Txn, inode: Inode) -> None:
     if inode.stored is not None:
         dirty.come_home(txn, inode.stored.parent, inode.stored.name, inode.id)
     moving.end(txn, inode.id)
-    txn.delete(Table.INODES, key)
+    erase(txn, inode.id)
 
 
 def require_directory(inode: Inode) -> Inode:

@@ -276,7 +276,7 @@ def unpack(value: bytes | memoryview, kind: type[R]) -> R:
     if decoder is None:
         decoder = _decoders[kind] = msgspec.msgpack.Decoder(kind)
     try:
-        return decoder.decode(memoryview(value)[1:])  # type: ignore[return-value]
+        return decoder.decode(value[1:])  # type: ignore[return-value]
     except msgspec.DecodeError as exc:
         raise FormatMismatch(f"{kind.__name__} record does not decode: {exc}") from exc
 

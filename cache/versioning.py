@@ -15,7 +15,7 @@ from cache.discovery import Discovery
 from cache.errors import StoreUnavailable, VersioningFixed, WouldWait
 from cache.index import Index
 from cache.locks import NodeLocks
-from cache.records import ROOT, Bucket
+from cache.records import Bucket
 from cache.versions import ENABLED, STATUS, SUSPENDED, is_versioned, status_of
 
 _LOCKING = "object-lock"
@@ -74,20 +74,17 @@ class Versioning:
 
         self._buckets.change_settings(name, changes)
 
-    def prepare(self, directory: int, *, wait: bool) -> None:
+    def prepare(self, bucket: Bucket, directory: int, *, wait: bool) -> None:
         """Before a name of a directory is made or removed through the mount: if its bucket is
         versioned, learn what versions names of the directory have; wait: False for WouldWait
         instead. StoreUnavailable while it is not known whether it is."""
-        if directory == ROOT:
-            return
-        with self._index.read() as txn:
-            root, path = namespace.path_of(txn, directory, b"name")
-            bucket = self._buckets.of_root(txn, root)
         if bucket.unread:
             raise StoreUnavailable(f"the settings of bucket {bucket.name} could not be read yet")
         if is_versioned(bucket):
             if not wait:
                 raise WouldWait(f"the versions in directory {directory} may not be known")
+            with self._index.read() as txn:
+                _, path = namespace.path_of(txn, directory, b"name")
             self.learn(bucket, path)
 
     def learn(self, bucket: Bucket, key: bytes) -> None:
