@@ -3,8 +3,9 @@
 The unit is a cell, an aligned range of the inode of one extent's size. A byte is fetched once per
 node at a time (a node lock on inode and cell), in one ranged read that is conditional on the
 version; its readers follow while it fills (cache/cells.py). A reader of many cells has the next
-ones fetched ahead in parallel; the window doubles with each cell read in order. Memory: one chunk
-of at most 1 MiB for each fetch in flight and each reader, whatever the object's size.
+ones fetched ahead in parallel, the second one as soon as the first begins to come; the window
+doubles with each cell read in order. Memory: one chunk of at most 1 MiB for each fetch in flight
+and each reader, whatever the object's size.
 
 How much is fetched follows what is read. Of a cell of which nothing is here a small read at random
 fetches its own grains only: a reader of few places of much data would else have thirty times of it
@@ -98,18 +99,29 @@ class Fetcher:
         if self._mode(inode) == WriteMode.WRITE_AROUND:
             yield from self._from_store(inode, start, stop)
             return
-        last = -(-stop // self._cell_bytes)
-        window = 1
+        first, last = start // self._cell_bytes, -(-stop // self._cell_bytes)
         fills: deque[CellFill] = deque()
+
+        def begin(cell: int, window: int) -> None:
+            """What is not begun yet of the cells from `cell` on."""
+            for number in range(cell + len(fills), min(last, cell + window)):
+                low, high = self._within(number, start, stop)
+                fills.append(self._begin(inode, low, high, ahead=bool(fills)))
+
+        window = 1
         try:
-            for cell in range(start // self._cell_bytes, last):
-                while cell + len(fills) < min(last, cell + window):
-                    low, high = self._within(cell + len(fills), start, stop)
-                    fills.append(self._begin(inode, low, high, ahead=bool(fills)))
+            for cell in range(first, last):
+                begin(cell, window)
                 self._hurry(inode, fills[0])
-                yield from self._follow(inode, fills[0], *self._within(cell, start, stop))
+                for chunk in self._follow(inode, fills[0], *self._within(cell, start, stop)):
+                    yield chunk
+                    if window == 1:
+                        # It comes. Not when it has come, or the next one would be a trip later.
+                        window = min(self._window_max, 2)
+                        begin(cell, window)
                 fills.popleft().leave()
-                window = min(self._window_max, window * 2)
+                if cell > first:
+                    window = min(self._window_max, window * 2)
         finally:
             for fill in fills:
                 fill.leave()

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import threading
 import tracemalloc
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -90,6 +91,29 @@ def test_what_is_fetched_for_reads_at_random_grows_with_them(tmp_path: Path) -> 
         box.check()
     finally:
         box.close()
+
+
+def test_the_second_cell_is_asked_for_while_the_first_one_comes(
+    box: TestVolume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = cold(box)
+    inner = box.store.store
+    read = inner.read
+    asked_for_more = threading.Event()
+
+    def held_up(key: bytes, start: int, stop: int, version: str | None) -> Iterator[bytes]:
+        body = b"".join(read(key, start, stop, version))
+        if start == 0:
+            yield body[:1000]
+            assert asked_for_more.wait(30)
+            yield body[1000:]
+        else:
+            asked_for_more.set()
+            yield body
+
+    monkeypatch.setattr(inner, "read", held_up)
+    assert box.get(b"a") == data
+    box.check()
 
 
 def test_reads_of_one_cell_at_once_are_few_requests(tmp_path: Path) -> None:
