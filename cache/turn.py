@@ -1,4 +1,4 @@
-"""Whether anybody writes the index just now: for who must not wait, and so may not find out by it.
+"""Whether anybody writes the index just now, for those who must not wait to find out.
 
 LMDB's writer lock cannot be tried. So whoever writes, or waits for that lock, shares a flock, and
 an event loop that would commit by itself takes it alone, or learns that it cannot. The flock only
@@ -25,7 +25,7 @@ class Turn:
     @contextlib.contextmanager
     def taken(self, *, wait: bool) -> Iterator[None]:
         """For the length of a write transaction. wait: False for WouldWait where another process
-        has one; else it blocks while somebody who must not wait has his."""
+        has one, or waits for one; else this blocks while somebody who must not wait has his."""
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_SH if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
