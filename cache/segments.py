@@ -157,11 +157,12 @@ class SegmentStream:
 
     def reserve(self, length: int, *, passing: bool = False) -> Reservation:
         """A stretch of `length` bytes; a new extent takes at most extent_max. passing: nobody waits
-        to read them (PASSING_BYTES). Blocks for a commit
-        when a new segment is begun. CacheFull when no directory has room for one; writers of dirty
-        bytes wait a while for the evictor first, because nothing else can take them. After a wait
-        in vain the next ones are refused at once: a program that writes on would else wait for
-        each page."""
+        to read them (PASSING_BYTES).
+
+        Blocks for a commit when a new segment is begun. CacheFull when no directory has room for
+        one; writers of dirty bytes wait a while for the evictor first, because nothing else can
+        take them. After a wait in vain the next ones are refused at once: a program that writes on
+        would else wait for each page."""
         assert 0 < length <= self._segments.segment_bytes - BLOCK
         now = time.monotonic()
         patient = self.name == "dirty" and now >= self._refuse_until

@@ -143,16 +143,22 @@ class Disk:
             (place / name).write_bytes(b"".join(pages))
 
 
+@pytest.fixture
+def power(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Disk:
+    """Of the index in `tmp_path / "index"`, which is still to be opened."""
+    power = Disk(tmp_path / "index", tmp_path / "synced")
+    power.watch(monkeypatch)
+    return power
+
+
 @pytest.mark.parametrize("number", range(ROUNDS))
 def test_what_was_durable_is_there_after_a_power_cut(
     tmp_path: Path,
     number: int,
-    monkeypatch: pytest.MonkeyPatch,
+    power: Disk,
     same_cache: Callable[[str | None], None],
 ) -> None:
     choice = random.Random(f"{SEED} {number}")
-    power = Disk(tmp_path / "index", tmp_path / "synced")
-    power.watch(monkeypatch)
     index = opened(tmp_path / "index")
     history = History()
     share = choice.choice([0.0, 0.1, 0.5])
@@ -200,12 +206,10 @@ def second_process(path: Path, synced: Path, orders: Connection) -> None:
 def test_two_processes_have_one_durable_point(
     tmp_path: Path,
     number: int,
-    monkeypatch: pytest.MonkeyPatch,
+    power: Disk,
     same_cache: Callable[[str | None], None],
 ) -> None:
     choice = random.Random(f"{SEED} {number}")
-    power = Disk(tmp_path / "index", tmp_path / "synced")
-    power.watch(monkeypatch)
     index = opened(tmp_path / "index")
     here, there = SPAWN.Pipe()
     other = SPAWN.Process(
@@ -260,10 +264,8 @@ def test_after_kills_nothing_is_undone(
 
 
 def test_what_nobody_waits_for_is_durable_in_a_moment(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, same_cache: Callable[[str | None], None]
+    tmp_path: Path, power: Disk, same_cache: Callable[[str | None], None]
 ) -> None:
-    power = Disk(tmp_path / "index", tmp_path / "synced")
-    power.watch(monkeypatch)
     index = opened(tmp_path / "index")
     index.commit(lambda txn: txn.put(Table.INLINE, b"a", b"v"), durable=False)
     assert index._point.is_kept
@@ -413,10 +415,11 @@ def die_while_going_back(path: Path, began: Event) -> None:
 
 
 def test_who_waits_for_one_that_is_killed_going_back_does_it_himself(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, same_cache: Callable[[str | None], None]
+    tmp_path: Path,
+    power: Disk,
+    monkeypatch: pytest.MonkeyPatch,
+    same_cache: Callable[[str | None], None],
 ) -> None:
-    power = Disk(tmp_path / "index", tmp_path / "synced")
-    power.watch(monkeypatch)
     index = opened(tmp_path / "index")
     index.commit(lambda txn: txn.put(Table.INLINE, b"a", b"v"))
     power.after_cut(random.Random(SEED), tmp_path / "left")

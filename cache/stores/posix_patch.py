@@ -57,26 +57,6 @@ class Patcher:
         """As base.Store.patch; None of a file so small that it is written whole. Blocks."""
         if size_bytes < PART_BYTES_MIN:
             return None
-        if self._clones:
-            try:
-                return self._made(key, changed, read, size_bytes, attributes, version, share=True)
-            except NotCloned as exc:
-                log.info("store %s: changed files are written again: %s", self._path, exc)
-                self._clones = False
-        return self._made(key, changed, read, size_bytes, attributes, version, share=False)
-
-    def _made(
-        self,
-        key: bytes,
-        changed: Sequence[tuple[int, int]],
-        read: Read,
-        size_bytes: int,
-        attributes: StoredAttributes,
-        version: str,
-        *,
-        share: bool,
-    ) -> StoredObject:
-        """share: NotCloned where blocks cannot be."""
         source = open_pooled(self._publisher.root, self._pool, key)
         upload = PosixUpload(self._publisher, self._pool, key)
         try:
@@ -84,18 +64,23 @@ class Patcher:
             for part in plan(size_bytes, changed, part_bytes=_CLONE_BYTES, copy_bytes=_CLONE_BYTES):
                 if not part.is_copy:
                     _send(upload, read, part.start, part.stop)
-                elif share:
+                elif self._clones:
                     _share(upload, source, read, part)
                 else:
                     _send_bytes(upload, source, key, read, part)
             # Bytes that were changed in place while they were used are not published.
             check_open(source, key, version)
             return upload.commit(attributes, expected=version)
+        except NotCloned as exc:
+            upload.abort()
+            log.info("store %s: changed files are written again: %s", self._path, exc)
+            self._clones = False
         except BaseException:
             upload.abort()
             raise
         finally:
             source.close()
+        return self.patch(key, changed, read, size_bytes, attributes, version)
 
 
 def _send(upload: PosixUpload, read: Read, start: int, stop: int) -> None:

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import uuid
 
 from cache.errors import StoreError
 from cache.stores.s3_client import store_errors
-from cache.stores.s3_requests import ObjectRequests, quoted, version_of
+from cache.stores.s3_requests import ObjectRequests, probe_key, quoted, version_of
 from cache.stores.s3_uploads import Multipart
 
 log = logging.getLogger(__name__)
@@ -26,7 +25,7 @@ _BODY = b"Forebay looks how this server shows objects that were made of parts.\n
 def see_joined(requests: ObjectRequests) -> None:
     """Join an object of one part, look at it, remove it. Blocks. If the server refuses, what it
     does is seen behind the first upload."""
-    key = f".forebay-tmp/probe-{uuid.uuid4().hex}".encode()
+    key = probe_key()
     try:
         multipart = Multipart.create(requests, key, {})
         try:

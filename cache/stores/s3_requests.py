@@ -338,7 +338,7 @@ class ObjectRequests:
         One that does not has then written a probe, which is removed."""
         with self._conditions_lock:
             if self._conditions is None:
-                probe = f".forebay-tmp/probe-{uuid.uuid4().hex}".encode()
+                probe = probe_key()
                 with store_errors("probe", probe):
                     try:
                         self.client.put_object(
@@ -366,6 +366,11 @@ def version_of(response: Any) -> str:
     if not etag:
         raise StoreCorrupt("the store answered without an ETag")
     return etag
+
+
+def probe_key() -> bytes:
+    """A key that nobody else has, for an object that is there for a moment only."""
+    return f".forebay-tmp/probe-{uuid.uuid4().hex}".encode()
 
 
 def quoted(version: str) -> str:
