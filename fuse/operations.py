@@ -3,8 +3,9 @@
 A handler decides nothing about files. It turns the kernel's request into a call of `Files`,
 `Renames` or `OpenFiles`, chooses where that runs, and turns the answer back:
 
-- inline: reads of the warm index (microseconds), and bytes that are in the page cache;
-- the metadata lane: what commits, syncs names, or may ask the store for names;
+- inline: reads of the warm index (microseconds), bytes that are in the page cache, and commits that
+  wait for nobody (`Lane.change`, `OpenFile.flush_now`);
+- the metadata lane: commits that wait, what syncs names, or may ask the store for names;
 - the data lane: bytes, and the close or fsync that publishes them.
 
 The kernel checks permissions (mount option default_permissions), applies the umask, takes
