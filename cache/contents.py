@@ -441,9 +441,12 @@ class Snapshot:
         """What to sync before these bytes may be the only ones: what was fetched is not."""
         return [_FilledSegment(file) for file in self._files.values()]
 
-    def covers_segments_of(self, found: list[Extent]) -> bool:
-        """Whether `syncs` holds for these extents too."""
-        return {e.segment for e in found} <= {ZEROS, *self._files}
+    def still_holds(self, txn: Txn, start: int, stop: int) -> bool:
+        """Whether the index has all bytes [start, stop) still, and where `syncs` syncs them; else
+        some were evicted, or moved, since this snapshot was taken."""
+        here = extents.overlapping(txn, self.inode.id, start, stop)
+        is_synced = {e.segment for e in here} <= {ZEROS, *self._files}
+        return self._inline is not None or (is_synced and not extents.holes(here, start, stop))
 
     def _within(self, start: int, stop: int) -> list[Extent]:
         first = max(0, bisect.bisect_right(self._starts, start) - 1)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from cache import dirty, extents, moving, namespace
+from cache import dirty, moving, namespace
 from cache.contents import Contents
 from cache.errors import StoreUnavailable
 from cache.fetch import Fetcher
@@ -32,11 +32,8 @@ class Keeper:
 
         def change(txn: Txn) -> None:
             current = namespace.get(txn, inode.id)
-            here = extents.overlapping(txn, current.id)
             whole = current.kind != Kind.FILE or current.flags & InodeFlag.INLINE
-            if not whole and (
-                extents.holes(here, 0, current.size) or not snapshot.covers_segments_of(here)
-            ):
+            if not whole and not snapshot.still_holds(txn, 0, current.size):
                 raise StoreUnavailable(f"inode {current.id} was evicted meanwhile")
             if current.stored is not None:
                 dirty.come_home(txn, current.stored.parent, current.stored.name, current.id)

@@ -18,7 +18,7 @@ from cache import contents as bytes_of
 from cache import encryption, extents, markers, namespace
 from cache.admission import Admission
 from cache.buckets import Buckets
-from cache.contents import Contents, Staged
+from cache.contents import Contents, Snapshot, Staged
 from cache.errors import (
     InvalidPart,
     NoSuchUpload,
@@ -246,7 +246,9 @@ class Uploads:
             shared = not upload.store_token and not snapshot.missing(start, stop)
             inline = source.inode.flags & InodeFlag.INLINE
             if shared and source.inode.kind == Kind.FILE and not inline:
-                return self._share_part(upload, number, source, start, stop, etag)
+                part = self._share_part(upload, number, snapshot, start, stop, etag)
+                if part is not None:
+                    return part
             writer = self.part_writer(upload, number, size_bytes=stop - start)
             try:
                 for piece in snapshot.pieces(start, stop):
@@ -256,17 +258,28 @@ class Uploads:
                 writer.abort()
 
     def _share_part(
-        self, upload: UploadRecord, number: int, source: Object, start: int, stop: int, etag: str
-    ) -> Part:
-        def change(txn: Txn) -> Part:
-            current = namespace.get(txn, source.inode.id)
-            if current.revision != source.inode.revision:
-                raise StaleContent(f"{source.key!r} was replaced while it was copied")
+        self,
+        upload: UploadRecord,
+        number: int,
+        snapshot: Snapshot,
+        start: int,
+        stop: int,
+        etag: str,
+    ) -> Part | None:
+        """None if bytes of the source left the index meanwhile; the snapshot has them still."""
+
+        def change(txn: Txn) -> Part | None:
+            current = namespace.get(txn, snapshot.inode.id)
+            if current.revision != snapshot.inode.revision:
+                raise StaleContent(f"inode {current.id} was replaced while it was copied")
+            if not snapshot.still_holds(txn, start, stop):
+                return None
             inode = self._new_part_inode(txn, stop - start)
             extents.share(txn, current.id, start, stop, inode.id, 0, inode.revision)
             return self._put_part(txn, upload, number, inode, etag, {}, "")
 
-        return self._index.commit(change)
+        # What the source can fetch again, and was never synced for that, the part cannot.
+        return self._index.commit(change, syncs=snapshot.syncs)
 
     @staticmethod
     def _new_part_inode(txn: Txn, size: int) -> Inode:

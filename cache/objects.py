@@ -361,10 +361,10 @@ class Objects:
         etag: str | None = None,
         check: Check | None = None,
     ) -> Object:
-        """Give `key` the bytes of `source`: extents are shared, no byte moves here.
+        """Give `key` the bytes of `source`: where all are cached and the store is not waited for,
+        extents are shared, and no byte moves; else all are read, fetched and written again.
 
-        Bytes that are not cached are copied inside the store, if both are in the same one, else
-        fetched. StaleContent when the source was replaced since it was looked at.
+        StaleContent when the source was replaced since it was looked at.
         """
         namespace.check_key(key)
         record = self._writable(bucket)
@@ -382,10 +382,15 @@ class Objects:
                 persist = mode.persists
                 size = snapshot.size
                 new = Publication(record, key, size, etag, attributes, check, persist)
-                return self._share(snapshot.inode, new)
+                copied = self._share(snapshot, new)
+                if copied is not None:
+                    return copied
             return self._stream_copy(snapshot, record, key, attributes, etag, check)
 
-    def _share(self, source: Inode, new: Publication) -> Object:
+    def _share(self, snapshot: Snapshot, new: Publication) -> Object | None:
+        """None if bytes of the source left the index meanwhile; the snapshot has them still."""
+        source = snapshot.inode
+
         def fill(txn: Txn, inode: Inode) -> InodeFlag:
             row = txn.get(Table.INLINE, namespace.key_bytes(source.id))
             if row is not None:
@@ -394,12 +399,15 @@ class Objects:
             extents.share(txn, source.id, 0, new.size, inode.id, 0, inode.revision)
             return InodeFlag(inode.flags)
 
-        def change(txn: Txn) -> Object:
+        def change(txn: Txn) -> Object | None:
             if namespace.get(txn, source.id).revision != source.revision:
                 raise StaleContent(f"the source of {new.key!r} was replaced while it was copied")
+            if not snapshot.still_holds(txn, 0, new.size):
+                return None
             return self._publisher.publish(txn, new, fill)[0]
 
-        return self._index.commit(change)
+        # What the source can fetch again, and was never synced for that, the copy cannot.
+        return self._index.commit(change, syncs=snapshot.syncs)
 
     def _stream_copy(
         self,

@@ -1,0 +1,99 @@
+"""Copies that share the bytes of their source, which is clean and may lose them at any moment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cache import disk, extents
+from cache.contents import Snapshot
+from cache.records import ObjectAttributes
+from tests.support.volume import BUCKET, TestVolume, box, some_bytes
+from tests.support.waiting import wait_until
+
+__all__ = ["box"]
+
+SOURCE = b"source"
+COPY = b"copy"
+DATA = some_bytes(600_000)
+NONE = ObjectAttributes()
+
+Copy = Callable[[TestVolume], None]
+
+
+def copy_object(box: TestVolume) -> None:
+    objects = box.volume.objects
+    objects.copy(objects.get(BUCKET, SOURCE), BUCKET, COPY, attributes=NONE)
+
+
+def copy_part(box: TestVolume) -> None:
+    uploads = box.volume.uploads
+    upload = uploads.create(BUCKET, COPY, owner="", attributes=NONE)
+    source = box.volume.objects.get(BUCKET, SOURCE)
+    part = uploads.copy_part(upload, 1, source, 0, len(DATA), etag="e")
+    uploads.complete(upload, [part], etag="e-1", attributes=NONE)
+
+
+either = pytest.mark.parametrize("copy", [copy_object, copy_part])
+
+
+def fetch_source(box: TestVolume) -> None:
+    """Have it here as it is after a read: what was fetched nobody synced."""
+    box.put(SOURCE, DATA)
+    box.drain()
+    box.evict()
+    assert box.get(SOURCE) == DATA
+    inode = box.volume.objects.get(BUCKET, SOURCE).inode.id
+
+    def is_cached() -> bool:
+        with box.volume.index.read() as txn:
+            return not extents.holes(extents.overlapping(txn, inode), 0, len(DATA))
+
+    wait_until(is_cached)
+
+
+@either
+def test_bytes_that_are_evicted_while_they_are_shared_are_copied(
+    box: TestVolume, copy: Copy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch_source(box)
+    contents = box.volume.contents
+    look = contents.open
+
+    def look_and_evict(inode: int) -> Snapshot | None:
+        monkeypatch.undo()
+        snapshot = look(inode)
+        box.evict()
+        return snapshot
+
+    monkeypatch.setattr(contents, "open", look_and_evict)
+    copy(box)
+    box.store.store.delete(SOURCE)
+    assert box.get(COPY) == DATA
+    box.drain()
+    assert box.stored_bytes(COPY) == DATA
+    box.check()
+
+
+@either
+def test_what_a_copy_shares_is_on_the_disk_before_it_is_acknowledged(
+    box: TestVolume, copy: Copy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch_source(box)
+    synced: set[str] = set()
+    real = disk.sync_data
+
+    def sync_data(fd: int) -> None:
+        synced.add(Path(os.readlink(f"/proc/self/fd/{fd}")).name)
+        real(fd)
+
+    monkeypatch.setattr(disk, "sync_data", sync_data)
+    copy(box)
+    inode = box.volume.objects.get(BUCKET, COPY).inode
+    with box.volume.index.read() as txn:
+        used = {f"{extent.segment:08d}.seg" for extent in extents.overlapping(txn, inode.id)}
+    assert used
+    assert used <= synced
