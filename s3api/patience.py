@@ -39,18 +39,24 @@ def patient(handler: Handler) -> Handler:
                     return await _late(call, work)
             return work.result()
         finally:
-            if not work.done():  # the gateway is stopping
-                work.cancel()
+            work.cancel()  # the gateway is stopping; nothing happens to work that is done
+            work.add_done_callback(_seen)
 
     return handle
+
+
+def _seen(work: asyncio.Future[web.StreamResponse]) -> None:
+    """What went wrong was raised where it matters, or comes after the end."""
+    if not work.cancelled():
+        work.exception()
 
 
 async def _late(call: Call, work: asyncio.Future[web.StreamResponse]) -> web.StreamResponse:
     headers = call.common_headers() | {"Content-Type": "application/xml"}
     response = web.StreamResponse(headers=headers)
     call.response = response
-    await response.prepare(call.request)
     try:
+        await response.prepare(call.request)
         await response.write(_DECLARATION)
         while not work.done():
             await response.write(b"\n")
@@ -59,6 +65,7 @@ async def _late(call: Call, work: asyncio.Future[web.StreamResponse]) -> web.Str
         await response.write_eof()
     except ConnectionError:
         await asyncio.wait({work})  # what was begun is ended; nobody is left to be told
+        _document(call, work)  # for the log
         raise
     return response
 

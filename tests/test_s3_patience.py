@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gc
+import http.client
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from aiohttp import web
 from botocore.exceptions import ClientError
 
 from cache.errors import StoreUnavailable
@@ -78,3 +82,28 @@ def test_what_fails_late_is_an_error_to_clients(
 def test_what_is_refused_at_once_has_its_status(door: Door) -> None:
     answer = door.request("PUT", "/bucket/copy", {"x-amz-copy-source": "bucket/nothing"})
     assert (answer.status, answer.code) == (404, "NoSuchKey")
+
+
+def test_a_failure_of_which_nobody_is_left_to_be_told_is_seen(
+    door: Door, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    go_on = threading.Event()
+
+    def fail(*arguments: Any, **named: Any) -> None:
+        assert go_on.wait(20)
+        raise StoreUnavailable("out of reach")
+
+    class ClientGone(web.StreamResponse):
+        async def write(self, data: bytes | bytearray | memoryview) -> None:
+            go_on.set()
+            raise ConnectionResetError("the client is gone")
+
+    monkeypatch.setattr(Objects, "copy", fail)
+    with monkeypatch.context() as gone:
+        gone.setattr(patience, "web", SimpleNamespace(StreamResponse=ClientGone))
+        with pytest.raises((http.client.HTTPException, OSError)):
+            door.request("PUT", "/bucket/copy", COPY)
+    assert door.request("GET", "/bucket/source").status == 200  # its loop has gone on
+    gc.collect()
+    assert "never retrieved" not in caplog.text
+    assert "out of reach" in caplog.text
