@@ -34,9 +34,18 @@ class Admission:
         self.hard_bytes = int(segments.capacity_bytes * config.dirty_hard_limit)
         self._impatient_until = 0.0
 
-    def admit(self) -> None:
+    def is_too_large(self, size_bytes: int | None) -> bool:
+        """Whether a body can never be held until the store has it. None: its size is not known."""
+        return size_bytes is not None and size_bytes > self.hard_bytes
+
+    def admit(self, size_bytes: int | None = None) -> None:
         """Let a writer begin. Blocks up to _PAUSE_MAX_S above the soft limit; DirtyLimit at the
-        hard one."""
+        hard one, and for a body that is too large, before any of it is taken."""
+        if self.is_too_large(size_bytes):
+            raise DirtyLimit(
+                f"a body of {size_bytes} bytes cannot wait for the store: the limit of dirty bytes"
+                f" is {self.hard_bytes}"
+            )
         used = self._used_bytes()
         if used >= self.hard_bytes:
             raise DirtyLimit(

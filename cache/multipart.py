@@ -8,9 +8,11 @@ Blocking, thread-safe; a part writer belongs to one thread at a time.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 import uuid
+from collections.abc import Iterable
 
 import msgspec
 
@@ -191,11 +193,12 @@ class Uploads:
         return found
 
     def part_writer(self, upload: UploadRecord, number: int, *, size_bytes: int) -> PartWriter:
-        """Begin a part of exactly size_bytes. DirtyLimit, InvalidPart for a bad number."""
+        """Begin a part of exactly size_bytes. DirtyLimit, also for one that is larger than what may
+        be dirty at all; InvalidPart for a bad number."""
         if not 1 <= number <= PART_NUMBER_MAX:
             raise InvalidPart(f"part number {number}")
         if not upload.store_token:
-            self._admission.admit()
+            self._admission.admit(size_bytes)
         stream = "fill" if upload.store_token else "dirty"
         staged = self._contents.stage(size_bytes, stream=stream)
         passing = self._resume(upload) if upload.store_token else None
@@ -235,10 +238,11 @@ class Uploads:
         start: int,
         stop: int,
         *,
-        etag: str,
+        etag: str = "",
     ) -> Part:
         """A part from bytes [start, stop) of an object: cached extents are shared where nothing
-        has to pass through to a store. StaleContent when the source was replaced."""
+        has to pass through to a store. etag: the MD5 of those bytes; "" if they are to be read
+        for it, which happens once. StaleContent when the source was replaced; DirtyLimit."""
         snapshot = self._contents.open(source.inode.id)
         if snapshot is None or snapshot.inode.revision != source.inode.revision:
             raise StaleContent(f"{source.key!r} was replaced while it was copied")
@@ -246,16 +250,31 @@ class Uploads:
             shared = not upload.store_token and not snapshot.missing(start, stop)
             inline = source.inode.flags & InodeFlag.INLINE
             if shared and source.inode.kind == Kind.FILE and not inline:
+                etag = etag or _md5(bytes_of.chunks(snapshot, start, stop))
                 part = self._share_part(upload, number, snapshot, start, stop, etag)
                 if part is not None:
                     return part
-            writer = self.part_writer(upload, number, size_bytes=stop - start)
-            try:
-                for piece in snapshot.pieces(start, stop):
-                    writer.write(piece if isinstance(piece, bytes) else piece.read())
-                return writer.commit(etag=etag, checksums={})
-            finally:
-                writer.abort()
+            return self._copy_bytes(upload, number, snapshot, start, stop, etag)
+
+    def _copy_bytes(
+        self,
+        upload: UploadRecord,
+        number: int,
+        snapshot: Snapshot,
+        start: int,
+        stop: int,
+        etag: str,
+    ) -> Part:
+        writer = self.part_writer(upload, number, size_bytes=stop - start)
+        md5 = hashlib.md5(usedforsecurity=False)
+        try:
+            for chunk in bytes_of.chunks(snapshot, start, stop):
+                if not etag:
+                    md5.update(chunk)
+                writer.write(chunk)
+            return writer.commit(etag=etag or md5.hexdigest(), checksums={})
+        finally:
+            writer.abort()
 
     def _share_part(
         self,
@@ -404,6 +423,13 @@ class Uploads:
     def _resume(self, upload: UploadRecord) -> PartUpload:
         bucket = self._buckets.get(upload.bucket)
         return self._buckets.store(bucket).resume_parts(upload.store_key, upload.store_token)
+
+
+def _md5(chunks: Iterable[bytes]) -> str:
+    md5 = hashlib.md5(usedforsecurity=False)
+    for chunk in chunks:
+        md5.update(chunk)
+    return md5.hexdigest()
 
 
 def _drop_part(txn: Txn, part: Part) -> None:

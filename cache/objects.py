@@ -294,11 +294,13 @@ class Objects:
         # first, and then the whole body goes there. So does the body of a directory's marker,
         # whose attributes are the directory's.
         goes_later = is_versioned(record) or key.endswith(b"/")
-        passes_through = mode.waits_for_store and not goes_later
+        # What cannot wait here for the store goes there at once, whatever the mode.
+        at_once = mode.persists and self._admission.is_too_large(size_bytes)
+        passes_through = (mode.waits_for_store or at_once) and not goes_later
         if mode.persists:
             check_fits(store, attributes)
         if not passes_through:
-            self._admission.admit()
+            self._admission.admit(size_bytes)
         staged = (
             None
             if mode == WriteMode.WRITE_AROUND and passes_through

@@ -1,7 +1,8 @@
 """A body on its way to a key: what a PUT writes to, and how it becomes an object.
 
 In write_through the body goes to the store while it arrives, and to the cache beside; in
-write_around to the store only; else to the cache, and to the store later.
+write_around to the store only; else to the cache, and to the store later, unless it is larger than
+what may wait for that.
 """
 
 from __future__ import annotations
