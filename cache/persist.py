@@ -128,11 +128,12 @@ class Persister:
             if task.foreign is not None:
                 self._bring_home(task.foreign, frozenset())
                 continue
-            if task.inode is not None and task.inode.nlink > 1 and not task.inode.is_dir:
-                self._take_along(task.inode, place)
-            with self._holding(place.bucket, task.key):
-                now = self._comparison.look(place)
-                if now.key == task.key and now.foreign is None:
+            # The inode's lock, too: what is under way with it would be noted after it was parted
+            # from this place, and its other names be looked for here.
+            with self._holding(place.bucket, task.key, task.inode):
+                now = self._comparison.again(task)
+                if now is not None:
+                    self._take_along(now.inode, place)
                     yield task.key
                     return
         raise StoreUnavailable(f"{place.name!r} changes faster than it can be written")
@@ -166,11 +167,12 @@ class Persister:
             held.enter_context(self._locks.hold("key", bucket, key, deadline_s=deadline_s))
             yield
 
-    def _take_along(self, inode: Inode, place: Place) -> None:
-        """Another name of the file is about to be all that is left of it, and its bytes in the
-        store to be written over: have them here."""
-        stored = inode.stored
-        if stored is None or (stored.parent, stored.name) != (place.parent, place.name):
+    def _take_along(self, inode: Inode | None, place: Place) -> None:
+        """Another name of a file may be about to be all that is left of it, and its bytes in the
+        store to be written over: have them here. Under the locks of both."""
+        if inode is None or inode.is_dir or inode.nlink < 2 or inode.stored is None:
+            return
+        if (inode.stored.parent, inode.stored.name) != (place.parent, place.name):
             return
 
         def mark(txn: Txn, current: Inode) -> None:

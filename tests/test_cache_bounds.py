@@ -5,17 +5,22 @@ from __future__ import annotations
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cache import segments
 from cache.config import MIB, PrefixMode
-from cache.errors import CacheFull, CrossesBucket, StaleContent
+from cache.errors import CacheFull, CrossesBucket, StaleContent, StoreUnavailable
+from cache.locks import NodeLocks
 from cache.records import WriteMode
 from cache.segments import Reservation, SegmentStream
 from cache.stores.base import StoredAttributes
 from tests.support.fault_store import no_fault
-from tests.support.volume import BUCKET, TestVolume, some_bytes
+from tests.support.volume import BUCKET, TestVolume, some_bytes, through
+from tests.support.waiting import wait_until
+
+__all__ = ["through"]
 
 
 def take_all(stream: SegmentStream, length: int, taken: list[Reservation]) -> None:
@@ -136,3 +141,44 @@ def test_what_replaces_a_further_link_is_no_conflict_with_its_copy(tmp_path: Pat
         box.check()
     finally:
         box.close()
+
+
+def test_what_replaces_a_link_waits_for_what_is_under_way_with_the_file(
+    through: TestVolume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else that is noted behind it, as the place of a file which is there no more."""
+    first, second = some_bytes(20_000, "first"), some_bytes(30_000, "second")
+    through.put(b"a", first)
+    through.link(b"a", b"b")
+    through.drain()
+    replacing = threading.Thread(target=through.put, args=(b"a", second))
+    at_locks = threading.Event()
+    hold = NodeLocks.hold
+
+    def noticed(locks: NodeLocks, *name: object, **how: Any) -> Any:
+        if threading.current_thread() is replacing:
+            at_locks.set()
+        return hold(locks, *name, **how)
+
+    def replace_meanwhile(operation: str, key: bytes) -> None:
+        if (operation, key) == ("set_attributes", b"a") and replacing.ident is None:
+            replacing.start()
+            assert at_locks.wait(20)
+
+    def not_yet(operation: str, key: bytes) -> None:
+        if (operation, key) == ("put", b"b"):
+            raise StoreUnavailable("not before everything was evicted")
+
+    monkeypatch.setattr(NodeLocks, "hold", noticed)
+    through.store.before, through.store.after = not_yet, replace_meanwhile
+    through.chmod(b"a", 0o600)
+    through.volume.queue.run_once(hurry=True)
+    wait_until(lambda: replacing.ident is not None)
+    replacing.join()
+    wait_until(through.volume.queue.is_idle)
+    through.evict()
+    assert through.get(b"b") == first
+    through.store.before = no_fault
+    through.drain()
+    assert (through.stored_bytes(b"a"), through.stored_bytes(b"b")) == (second, first)
+    through.check()
