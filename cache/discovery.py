@@ -62,7 +62,7 @@ class Discovery:
         meanwhile, nobody may wait for it here."""
 
     def close(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool.shutdown(wait=True, cancel_futures=True)
 
     # -------------------------------------------------------------------- what is known
 

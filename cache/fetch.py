@@ -92,7 +92,7 @@ class Fetcher:
 
     def close(self) -> None:
         for pool in (self._pool, self._ahead):
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(wait=True, cancel_futures=True)
 
     def stream(self, inode: Inode, start: int, stop: int) -> Iterator[bytes]:
         """Yield the bytes [start, stop) of this version; see contents.Filler."""

@@ -176,16 +176,19 @@ class Volume:
                 log.exception("housekeeping failed")
 
     def close(self) -> None:
-        """Stop fetching, let go of the segments, close the index. Stores belong to the caller."""
+        """End every thread of ours that uses the index, let go of the segments, close the index.
+        Blocks while a store is asked something, up to its deadline; none may ask us any more.
+        Stores belong to the caller."""
         self._closing.set()
         self._housekeeper.join()
         try:
             self.access_times.write()
         except CacheError as exc:
             log.warning("when files were read last is forgotten: %s", exc)
+        # Whoever persists waits for fetches; each of them uses the index until it ends.
+        self.queue.close()
         self.fetcher.close()
         self.discovery.close()
-        self.queue.close()
         self.segments.close()
         self.index.close()
         if self._mount_lock is not None:

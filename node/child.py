@@ -190,7 +190,7 @@ def _mover(config: NodeConfig, reporter: Reporter) -> None:
         reporter.ready(lambda ran: ran())
 
     with open_volume(config) as volume:
-        mover.serve(
+        may_close = mover.serve(
             volume,
             upload_age_max_s=config.s3.upload_age_max_s,
             lifecycle_day_s=config.s3.lifecycle_day_s,
@@ -198,6 +198,8 @@ def _mover(config: NodeConfig, reporter: Reporter) -> None:
             report=reporter.report,
             grace_s=lambda: reporter.grace_s,
         )
+        if not may_close:
+            os._exit(ExitCode.DONE)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -28,7 +29,7 @@ class Chore:
 
 
 class Chores:
-    """Start and stop them together. stop() waits for the pieces under way, bounded."""
+    """Start and stop them together."""
 
     def __init__(self, chores: Sequence[Chore]) -> None:
         self._stopping = threading.Event()
@@ -41,12 +42,14 @@ class Chores:
         for thread in self._threads:
             thread.start()
 
-    def stop(self, timeout_s: float) -> None:
-        """Begin nothing new. A piece that does not end in time is left to itself: every piece may
-        be cut off at any moment, as by a crash."""
+    def stop(self, timeout_s: float) -> list[str]:
+        """Begin nothing new, and wait up to timeout_s for the pieces under way; the names of those
+        that still are, which may be cut off at any moment, as by a crash. May be called again."""
         self._stopping.set()
+        end = time.monotonic() + timeout_s
         for thread in self._threads:
-            thread.join(timeout_s / len(self._threads))
+            thread.join(max(0.0, end - time.monotonic()))
+        return [thread.name for thread in self._threads if thread.is_alive()]
 
     def _keep_doing(self, chore: Chore) -> None:
         failures: set[str] = set()

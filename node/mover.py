@@ -45,8 +45,10 @@ def serve(
     ready: Callable[[], None],
     report: Callable[[dict[str, Any]], None],
     grace_s: Callable[[], float],
-) -> None:
-    """Do the chores until SIGTERM, then drain. Blocks; call it in the main thread.
+) -> bool:
+    """Do the chores until SIGTERM, then drain. Blocks; call it in the main thread. Whether the
+    volume may be closed: not while a chore is still at work in it. Then the process must end as it
+    is, which cuts that off.
 
     upload_age_max_s: 0 for never. `ready` is called once the chores run and buckets are known,
     `report` with what is left at the end, `grace_s` after SIGTERM: seconds that the end may take.
@@ -74,6 +76,10 @@ def serve(
     deadline = time.monotonic() + max(0.0, grace_s() - _CLOSE_S)
     chores.stop(timeout_s=min(1.0, grace_s() / 4))
     report(as_facts(_drain(volume, deadline)))
+    left = chores.stop(timeout_s=0)
+    if left:
+        log.warning("cut off at the end: %s; the next start goes on with it", ", ".join(left))
+    return not left
 
 
 def _chores(

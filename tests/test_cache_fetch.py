@@ -351,3 +351,33 @@ def test_a_lock_excludes_threads_too(tmp_path: Path) -> None:
         pass
     with locks.hold("a", 1, deadline_s=1), locks.hold("a", 2, deadline_s=1):
         pass
+
+
+def test_the_index_is_closed_when_nothing_is_fetched_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others = set(threading.enumerate())
+    box = TestVolume(tmp_path)
+    cold(box)
+    asked, closing = threading.Event(), threading.Event()
+    left: list[str] = []
+    close = box.volume.index.close
+
+    def hang(operation: str, key: bytes) -> None:
+        asked.set()
+        closing.wait(0.5)  # all that a close that waits for nobody takes
+
+    def closed() -> None:
+        own = set(threading.enumerate()) - others
+        left.extend(thread.name for thread in own if thread.name.startswith("fetch"))
+        closing.set()
+        close()
+
+    monkeypatch.setattr(box.volume.index, "close", closed)
+    box.store.before = hang
+    _, snapshot = box.volume.objects.open(BUCKET, b"a")
+    with snapshot:
+        box.volume.fetcher.prefetch(snapshot.inode, 0, snapshot.size)
+    assert asked.wait(20)
+    box.close()
+    assert left == []

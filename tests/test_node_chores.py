@@ -66,5 +66,6 @@ def test_a_chore_that_hangs_keeps_neither_the_others_nor_the_end() -> None:
     )
     chores.start()
     assert done.wait(DEADLINE_S)
-    chores.stop(0.1)
+    assert chores.stop(0.1) == ["hangs"]
     hang.set()
+    assert chores.stop(DEADLINE_S) == []

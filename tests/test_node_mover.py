@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from cache.config import MIB, CacheConfig, VolumeConfig
 from cache.stores.posix import PosixStore, PosixStoreConfig
 from cache.volume import Volume
-from node import mover
+from node import child, mover
 
 
 @pytest.fixture
@@ -35,7 +38,7 @@ def volume(tmp_path: Path) -> Iterator[Volume]:
     store.close()
 
 
-def serve(volume: Volume) -> list[str]:
+def serve(volume: Volume, *, may_close: bool = True) -> list[str]:
     """Until it is ready; the buckets that were known then."""
     known: list[str] = []
 
@@ -45,7 +48,7 @@ def serve(volume: Volume) -> list[str]:
 
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        mover.serve(
+        ended = mover.serve(
             volume,
             upload_age_max_s=0,
             lifecycle_day_s=86400,
@@ -56,6 +59,7 @@ def serve(volume: Volume) -> list[str]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    assert ended == may_close
     return known
 
 
@@ -70,6 +74,31 @@ def test_a_store_that_does_not_answer_keeps_no_door_shut(
     monkeypatch.setattr(mover, "_FIRST_LOOK_S", 0.1)
     monkeypatch.setattr(volume.buckets, "adopt", lambda: int(answers.wait(10)))
     try:
-        assert serve(volume) == []
+        assert serve(volume, may_close=False) == []
     finally:
         answers.set()
+
+
+@pytest.mark.parametrize("may_close", [True, False])
+def test_the_volume_is_closed_under_nobody_who_is_at_work_in_it(
+    monkeypatch: pytest.MonkeyPatch, may_close: bool
+) -> None:
+    done: list[str] = []
+
+    @contextlib.contextmanager
+    def opened(config: object) -> Iterator[None]:
+        yield
+        done.append("closed")
+
+    def end(code: int) -> None:
+        done.append("ended")
+        raise SystemExit(code)
+
+    monkeypatch.setattr(child, "open_volume", opened)
+    monkeypatch.setattr(os, "_exit", end)
+    monkeypatch.setattr(mover, "serve", lambda volume, **named: may_close)
+    config: Any = SimpleNamespace(s3=SimpleNamespace(upload_age_max_s=0, lifecycle_day_s=1))
+    reporter: Any = SimpleNamespace(report=None)
+    with contextlib.suppress(SystemExit):
+        child._mover(config, reporter)
+    assert done == (["closed"] if may_close else ["ended"])
