@@ -14,6 +14,7 @@ import msgspec
 import pyfuse3
 import pytest
 import trio
+import trio.testing
 
 from cache.changes import Change
 from cache.errors import CacheFull, DeadlineExceeded, NameExists, WouldWait
@@ -37,6 +38,7 @@ class SlowCache:
 
     def __init__(self, links: int = 1) -> None:
         self.links = links
+        self.begun = threading.Event()
         self.go = threading.Event()
         self.released = threading.Event()
         self.writes: list[bytes] = []
@@ -44,6 +46,7 @@ class SlowCache:
     def _wait(self, *_: object, wait: bool = True, **__: object) -> Inode:
         if not wait:
             raise WouldWait
+        self.begun.set()
         assert self.go.wait(10)
         return _inode(7)
 
@@ -112,6 +115,20 @@ async def _refused(code: int, call: Awaitable[object]) -> None:
     assert refused.value.errno == code
 
 
+def _give_up_on(cache: SlowCache, call: Awaitable[object]) -> None:
+    """Run a call whose deadline passes when a thread is at work on it: one that none has begun is
+    over at once."""
+    clock = trio.testing.MockClock()
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_refused, errno.ETIMEDOUT, call)
+            assert await trio.to_thread.run_sync(cache.begun.wait, 10)
+            clock.jump(1)
+
+    trio.run(main, clock=clock)
+
+
 @pytest.mark.parametrize(
     ("call", "forgotten"),
     [
@@ -130,7 +147,7 @@ def test_the_kernel_forgets_names_that_change_too_late(
     call: Callable[[Operations], Awaitable[object]], forgotten: list[Change]
 ) -> None:
     cache, kernel = SlowCache(), RecordingKernel()
-    trio.run(_refused, errno.ETIMEDOUT, call(_operations(cache, kernel, 0.05)))
+    _give_up_on(cache, call(_operations(cache, kernel, 0.05)))
     assert kernel.forgotten == []  # not before it is so
     cache.go.set()
     assert kernel.told.wait(10)
@@ -139,7 +156,7 @@ def test_the_kernel_forgets_names_that_change_too_late(
 
 def test_the_kernel_forgets_a_link_count_that_changes_too_late() -> None:
     cache, kernel = SlowCache(links=2), RecordingKernel()
-    trio.run(_refused, errno.ETIMEDOUT, _operations(cache, kernel, 0.05).unlink(5, b"name", USER))
+    _give_up_on(cache, _operations(cache, kernel, 0.05).unlink(5, b"name", USER))
     kernel.forgotten.clear()  # what it heard when the operation was given up on
     cache.go.set()
     assert kernel.told.wait(10)
@@ -149,7 +166,7 @@ def test_the_kernel_forgets_a_link_count_that_changes_too_late() -> None:
 def test_a_file_created_too_late_is_closed_again() -> None:
     cache, kernel = SlowCache(), RecordingKernel()
     create = _operations(cache, kernel, 0.05).create(ROOT, b"name", 0o644, os.O_RDWR, USER)
-    trio.run(_refused, errno.ETIMEDOUT, create)
+    _give_up_on(cache, create)
     cache.go.set()
     assert cache.released.wait(10)
 
