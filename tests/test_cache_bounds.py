@@ -11,7 +11,7 @@ import pytest
 
 from cache import segments
 from cache.config import MIB, PrefixMode
-from cache.errors import CacheFull, CrossesBucket, StaleContent, StoreUnavailable
+from cache.errors import CacheFull, CrossesBucket, NoSuchInode, StaleContent, StoreUnavailable
 from cache.locks import NodeLocks
 from cache.records import WriteMode
 from cache.segments import Reservation, SegmentStream
@@ -181,4 +181,45 @@ def test_what_replaces_a_link_waits_for_what_is_under_way_with_the_file(
     through.store.before = no_fault
     through.drain()
     assert (through.stored_bytes(b"a"), through.stored_bytes(b"b")) == (second, first)
+    through.check()
+
+
+def test_a_link_to_what_is_just_replaced_comes_too_late(
+    through: TestVolume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it leads to bytes that the store has no more."""
+    first, second = some_bytes(20_000, "first"), some_bytes(30_000, "second")
+    through.put(b"a", first)
+    at_locks = threading.Event()
+    outcome: list[str] = []
+    hold = NodeLocks.hold
+
+    def link() -> None:
+        try:
+            through.link(b"a", b"b")
+            outcome.append("linked")
+        except NoSuchInode:
+            outcome.append("too late")
+        at_locks.set()
+
+    linking = threading.Thread(target=link)
+
+    def noticed(locks: NodeLocks, *name: object, **how: Any) -> Any:
+        if threading.current_thread() is linking:
+            at_locks.set()
+        return hold(locks, *name, **how)
+
+    def link_meanwhile(operation: str, key: bytes) -> None:
+        if operation == "upload":
+            linking.start()
+            assert at_locks.wait(20)
+
+    monkeypatch.setattr(NodeLocks, "hold", noticed)
+    through.store.before = link_meanwhile
+    through.put(b"a", second)
+    linking.join()
+    through.evict()
+    assert outcome == ["too late"]
+    assert through.names() == [b"a"]
+    assert through.get(b"a") == second
     through.check()
