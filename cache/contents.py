@@ -47,6 +47,18 @@ class FileRange:
     offset: int
     length: int
 
+    def part(self, start: int, length: int) -> FileRange:
+        """`length` bytes of it, from its byte `start` on; fewer at its end."""
+        return FileRange(self.file, self.offset + start, min(length, self.length - start))
+
+    def waits_for_disk(self) -> bool:
+        """Whether reading it would; see disk.waits_for_disk. Never blocks."""
+        return disk.waits_for_disk(self.file.fileno(), self.offset, self.length)
+
+    def load(self, ahead_bytes: int) -> None:
+        """Have it in memory, and that much of what lies behind it on its way there. Blocks."""
+        disk.load(self.file.fileno(), self.offset, self.length, ahead_bytes)
+
     def read(self) -> bytes:
         """The bytes; blocks on the disk."""
         data = os.pread(self.file.fileno(), self.length, self.offset)

@@ -14,12 +14,14 @@ import io
 import os
 import platform
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 _SYNC_FILE_RANGE_WRITE = ctypes.c_uint(2)
 _libc = ctypes.CDLL(None, use_errno=True)
 _RWF_DONTCACHE = 0x80
 _DONTCACHE_SINCE = (6, 16)
+_LOOK_BYTES = 512 << 10
 _REFUSALS = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
 
 
@@ -108,6 +110,34 @@ def read_passing(fd: int, length: int, offset: int) -> bytes:
         else:
             return bytes(memoryview(room)[:count])
     return os.pread(fd, length, offset)
+
+
+def waits_for_disk(fd: int, offset: int, length: int) -> bool:
+    """Whether reading that range would wait for the disk, as far as a look at some of its bytes
+    tells. Never blocks. False where the file system does not tell."""
+    room = [bytearray(1)]
+    try:
+        for at in _looks(offset, length):
+            os.preadv(fd, room, at, os.RWF_NOWAIT)
+    except BlockingIOError:
+        return True
+    except OSError:  # EOPNOTSUPP; what else is wrong, the read will say
+        return False
+    return False
+
+
+def load(fd: int, offset: int, length: int, ahead: int) -> None:
+    """Have a range in the page cache, as far as waits_for_disk sees, and `ahead` bytes behind it on
+    their way there. Blocks on the disk."""
+    os.posix_fadvise(fd, offset, length + ahead, os.POSIX_FADV_WILLNEED)
+    for at in _looks(offset, length):
+        os.pread(fd, 1, at)
+
+
+def _looks(offset: int, length: int) -> Iterator[int]:
+    """Where to look at a range, to know of all of it: what is read together leaves together."""
+    yield from range(offset, offset + length, _LOOK_BYTES)
+    yield offset + length - 1
 
 
 def start_writing(fd: int, offset: int, length: int) -> None:

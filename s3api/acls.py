@@ -37,7 +37,7 @@ from s3api.controls import (
 )
 from s3api.errors import S3Error
 from s3api.operations import Call, offers
-from s3api.transfer import read_document
+from s3api.receiving import read_document
 from s3api.versioning import find_version, version_of
 
 _OWNER_HAS_ALL = "bucket-owner-full-control"

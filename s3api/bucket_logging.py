@@ -21,7 +21,7 @@ from s3api.log_delivery import DOCUMENT
 from s3api.log_permission import may_deliver
 from s3api.model import MODEL
 from s3api.operations import Call, offers
-from s3api.transfer import read_document
+from s3api.receiving import read_document
 
 _STATUS = "BucketLoggingStatus"
 _PREFIX_MAX = 800

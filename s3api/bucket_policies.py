@@ -21,8 +21,8 @@ from s3api.model import MODEL
 from s3api.operations import Call, offers
 from s3api.policy.documents import MalformedPolicy, read_bucket_policy
 from s3api.policy.publicity import is_public
+from s3api.receiving import read_body
 from s3api.subresources import delete_document, get_document, put_document
-from s3api.transfer import read_body
 
 # ----------------------------------------------------------------------------------------- policy
 

@@ -23,7 +23,7 @@ from s3api.errors import S3Error
 from s3api.keys import check_bucket_created
 from s3api.operations import Call, offers
 from s3api.paging import decode_token, encode_token
-from s3api.transfer import read_document
+from s3api.receiving import read_document
 
 _BUCKETS_MAX = 10_000
 _LOCATION = "location"  # name of the settings document

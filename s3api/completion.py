@@ -41,8 +41,8 @@ from s3api.locking import with_default_lock
 from s3api.multipart import upload_of
 from s3api.operations import Call, offers
 from s3api.patience import patient
+from s3api.receiving import read_document
 from s3api.seals import Seal, output_of
-from s3api.transfer import read_document
 from s3api.versioning import made_version
 
 PART_BYTES_MIN = 5 << 20

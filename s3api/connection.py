@@ -11,7 +11,7 @@
   than a commit (`begun.py`): half the time that aiohttp and asyncio take for it is otherwise that
   of waking tasks.
 
-Pauses within a request's body are the business of whoever reads it (`transfer.py`). Runs on the
+Pauses within a request's body are the business of whoever reads it (`receiving.py`). Runs on the
 event loop only.
 """
 

@@ -70,8 +70,8 @@ from s3api.log_delivery import Answered, LogDelivery
 from s3api.model import MODEL, SELF_PROVING
 from s3api.operations import OFFERED, Call, Door, find_offer
 from s3api.parsing import read_input, split_query
+from s3api.receiving import expects_continue
 from s3api.threads import Threads
-from s3api.transfer import expects_continue
 
 log = logging.getLogger(__name__)
 access_log = logging.getLogger("s3api.access")

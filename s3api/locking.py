@@ -22,7 +22,7 @@ from cache.versioning import locking_of
 from s3api.documents import iso8601
 from s3api.errors import S3Error
 from s3api.operations import Call, offers
-from s3api.transfer import read_document
+from s3api.receiving import read_document
 from s3api.versioning import change_version, find_version
 
 LOCK_MEMBERS = "ObjectLockLegalHoldStatus ObjectLockMode ObjectLockRetainUntilDate"

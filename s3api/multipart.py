@@ -31,8 +31,8 @@ from s3api.operations import Call, offers
 from s3api.paging import key_text, read_limit
 from s3api.patience import patient
 from s3api.payload import PUT_BYTES_MAX, BodyPlan, Received, Receiver
+from s3api.receiving import receive
 from s3api.seals import Seal, attributes_of, output_of, sealed, sealed_etag, sealing
-from s3api.transfer import receive
 
 # ------------------------------------------------------------------------------- create and abort
 

@@ -1,8 +1,8 @@
 """Operations on objects: put, get, head, delete, copy.
 
-The bytes go through `transfer.py`, conditions through `conditions.py`; here is what each operation
-means. GET, HEAD and PUT write their headers themselves: the general way through the model costs
-more than all the rest of a small GET.
+The bytes come through `receiving.py` and leave through `sending.py`, conditions are those of
+`conditions.py`; here is what each operation means. GET, HEAD and PUT write their headers
+themselves: the general way through the model costs more than all the rest of a small GET.
 """
 
 from __future__ import annotations
@@ -75,6 +75,7 @@ from s3api.locking import (
 from s3api.operations import Call, offers
 from s3api.patience import patient
 from s3api.payload import PUT_BYTES_MAX, BodyPlan, Received, Receiver
+from s3api.receiving import read_document, receive, receive_small
 from s3api.seals import (
     Seal,
     attributes_of,
@@ -86,7 +87,7 @@ from s3api.seals import (
     sealing,
     stored_size,
 )
-from s3api.transfer import read_document, receive, receive_small, send
+from s3api.sending import send
 from s3api.versioning import find_version, made_version, no_marker, read_version_id, version_of
 
 _DELETED_AT_ONCE_MAX = 1000

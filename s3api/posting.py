@@ -29,7 +29,7 @@ from s3api.operations import Call, find_offer, offers
 from s3api.parsing import read_input
 from s3api.payload import PUT_BYTES_MAX
 from s3api.post_policy import PostPolicy
-from s3api.transfer import BLOCK_BYTES, wire_blocks
+from s3api.receiving import BLOCK_BYTES, wire_blocks
 
 _PUT_OBJECT = MODEL.operations["PutObject"]
 _TAGGING = MODEL.operations["PutObjectTagging"].input

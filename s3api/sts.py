@@ -23,7 +23,7 @@ from cache.keys import AccessKey
 from s3api.config import TOKEN_BYTES_MAX
 from s3api.errors import S3Error
 from s3api.operations import Call, offers
-from s3api.transfer import BLOCK_BYTES, wire_blocks
+from s3api.receiving import BLOCK_BYTES, wire_blocks
 
 if TYPE_CHECKING:
     from s3api.oidc import Subject, Tokens

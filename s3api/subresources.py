@@ -17,7 +17,7 @@ from s3api.errors import S3Error
 from s3api.model import MODEL
 from s3api.operations import Call
 from s3api.parsing import payload_member
-from s3api.transfer import read_document
+from s3api.receiving import read_document
 
 Check = Callable[[dict[str, Any]], None]
 """Raises S3Error for a document that Amazon would refuse; may complete it in place."""

@@ -8,9 +8,9 @@ from aiohttp import web
 from cache.publishing import Object
 from cache.records import ObjectAttributes
 from s3api.operations import Call, offers
+from s3api.receiving import read_document
 from s3api.subresources import delete_document, get_document, put_document
 from s3api.tags import TagSet, read_tag_set, tag_pairs
-from s3api.transfer import read_document
 from s3api.versioning import change_version, find_version
 
 _DOCUMENT = "tagging"

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from s3api.errors import S3Error, not_implemented
 from s3api.operations import Call, offers
-from s3api.transfer import read_document
+from s3api.receiving import read_document
 
 
 @offers("GetBucketRequestPayment")

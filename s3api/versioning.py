@@ -13,7 +13,7 @@ from cache.versions import ENABLED, NULL, SUSPENDED, is_version_id, status_of
 from s3api.documents import http_date
 from s3api.errors import S3Error, not_implemented
 from s3api.operations import Call, offers
-from s3api.transfer import read_document
+from s3api.receiving import read_document
 
 
 def read_version_id(text: str | None) -> str | None:

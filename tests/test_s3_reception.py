@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from s3api.payload import Received
+from s3api.receiving import receive
 from s3api.threads import Threads
-from s3api.transfer import receive
 
 _DEADLINE_S = 20.0
 _BLOCKS = [[b"a1", b"a2"], [b"b"], [b"c"], [b"d"]]
