@@ -272,27 +272,30 @@ class Contents:
             getattr(self._segments, stream), self._segments, size_bytes, passing=not for_reader
         )
 
-    def snapshot(self, txn: Txn, inode: Inode) -> Snapshot:
-        """The bytes of the inode as this transaction sees them. FileNotFoundError when a segment
-        was reclaimed since the transaction began: begin again."""
+    def snapshot(self, txn: Txn, inode: Inode, start: int = 0, stop: int | None = None) -> Snapshot:
+        """The bytes [start, stop) of the inode, to its end by default, as this transaction sees
+        them; costs a microsecond for each of their extents, of which a large file has thousands.
+        FileNotFoundError when a segment was reclaimed since the transaction began: begin again."""
+        within = start, inode.size if stop is None else stop
         if inode.kind == Kind.SYMLINK:
-            return Snapshot(self, inode, inode.target, [], {})
+            return Snapshot(self, inode, within, inode.target, [], {})
         inline = txn.get(Table.INLINE, key_bytes(inode.id)) if inode.has(InodeFlag.INLINE) else None
-        found = [] if inline is not None else extents.overlapping(txn, inode.id)
+        found = [] if inline is not None else extents.overlapping(txn, inode.id, *within)
         files: dict[int, SegmentFile] = {}
         for segment in {e.segment for e in found if e.segment != ZEROS}:
             file = self._segments.file(segment)
             if file is not None:
                 files[segment] = file
-        return Snapshot(self, inode, inline, found, files)
+        return Snapshot(self, inode, within, inline, found, files)
 
-    def open(self, inode: int) -> Snapshot | None:
-        """A snapshot of the inode's present bytes; None if the inode is gone."""
+    def open(self, inode: int, start: int = 0, stop: int | None = None) -> Snapshot | None:
+        """A snapshot of the inode's present bytes [start, stop), to its end by default; None if the
+        inode is gone."""
         while True:
             try:
                 with self._index.read() as txn:
                     record = txn.record(Table.INODES, key_bytes(inode), Inode)
-                    return None if record is None else self.snapshot(txn, record)
+                    return None if record is None else self.snapshot(txn, record, start, stop)
             except FileNotFoundError:
                 continue  # a segment was reclaimed under us: the index has newer places
 
@@ -414,17 +417,20 @@ class _FilledSegment:
 
 
 class Snapshot:
-    """The bytes of one version of an inode. Use from one thread at a time; close it."""
+    """The bytes of one version of an inode, or a range of them: to ask for others is an error. Use
+    from one thread at a time; close it."""
 
     def __init__(
         self,
         contents: Contents,
         inode: Inode,
+        within: tuple[int, int],
         inline: bytes | None,
         found: list[Extent],
         files: dict[int, SegmentFile],
     ) -> None:
         self._contents = contents
+        self._begin, self._end = within
         self.inode = inode
         self.size = inode.size
         self.warms = True
@@ -461,6 +467,7 @@ class Snapshot:
         return self._inline is not None or (is_synced and not extents.holes(here, start, stop))
 
     def _within(self, start: int, stop: int) -> list[Extent]:
+        assert start >= stop or self._begin <= start < stop <= self._end, "not of this snapshot"
         first = max(0, bisect.bisect_right(self._starts, start) - 1)
         last = bisect.bisect_left(self._starts, stop)
         return [
@@ -477,7 +484,7 @@ class Snapshot:
 
     def changed_since(self, revision: int) -> list[tuple[int, int]]:
         """The ranges that were written after this revision of the inode: its other bytes are as
-        they were, cached or not, up to the size that it had."""
+        they were, cached or not, up to the size that it had. Of a whole snapshot."""
         if self._inline is not None:
             return [(0, self.size)]
         return [(e.start, e.stop) for e in self._extents if e.revision > revision]

@@ -266,7 +266,7 @@ class Fetcher:
     def _fill(self, inode: Inode, fill: CellFill, chunks: Iterator[bytes] | None) -> None:
         """Fetch what of the fill's bytes is not here; the cell's lock is held. chunks: all of its
         bytes, if the store is sending them."""
-        current = self._contents.open(inode.id)
+        current = self._contents.open(inode.id, fill.start, fill.stop)
         if current is None or current.inode.revision != inode.revision:
             # Unlinked or rewritten meanwhile: this version's bytes are only in the store.
             raise CacheFull(f"inode {inode.id} has another version by now")
@@ -303,7 +303,7 @@ class Fetcher:
     def _elsewhere(self, inode: Inode, fill: CellFill, low: int, high: int) -> Iterator[bytes]:
         """Bytes that a fill does not bring."""
         if fill.error is None:
-            current = self._contents.open(inode.id)
+            current = self._contents.open(inode.id, low, high)
             if current is not None and current.inode.revision == inode.revision:
                 with current:
                     if not current.missing(low, high):

@@ -243,7 +243,7 @@ class Uploads:
         """A part from bytes [start, stop) of an object: cached extents are shared where nothing
         has to pass through to a store. etag: the MD5 of those bytes; "" if they are to be read
         for it, which happens once. StaleContent when the source was replaced; DirtyLimit."""
-        snapshot = self._contents.open(source.inode.id)
+        snapshot = self._contents.open(source.inode.id, start, stop)
         if snapshot is None or snapshot.inode.revision != source.inode.revision:
             raise StaleContent(f"{source.key!r} was replaced while it was copied")
         with snapshot:

@@ -58,6 +58,15 @@ from cache.writers import ObjectWriter, Target
 log = logging.getLogger(__name__)
 
 _LOOKS_MAX = 10
+_OPENED_AT_ONCE_MAX = 64 << 20
+"""More of an object is opened in a thread: it may have thousands of extents."""
+
+Part = Callable[[Object], tuple[int, int]]
+"""Which of an object's bytes will be read: the first, and the one after the last."""
+
+
+def _whole(found: Object) -> tuple[int, int]:
+    return 0, found.inode.size
 
 
 class Objects:
@@ -152,14 +161,19 @@ class Objects:
                 self._discovery.see([found.inode])
         raise NoSuchVersion(key, version_id)
 
-    def open_now(self, bucket: str, key: bytes) -> tuple[Object, Snapshot] | None:
+    def open_now(
+        self, bucket: str, key: bytes, part: Part = _whole
+    ) -> tuple[Object, Snapshot] | None:
         """As open, from the index alone and without blocking; None when it cannot be."""
         with self._index.read() as txn:
             found = self._find_settled(txn, bucket, key)
             if found is None:
                 return None
+            start, stop = part(found)
+            if stop - start > _OPENED_AT_ONCE_MAX:
+                return None
             try:
-                return found, self._contents.snapshot(txn, found.inode)
+                return found, self._contents.snapshot(txn, found.inode, start, stop)
             except FileNotFoundError:
                 return None  # a segment was reclaimed just now: the patient way looks again
 
@@ -170,11 +184,12 @@ class Objects:
         version_id: str | None = None,
         *,
         reading: Range | None = None,
+        part: Part = _whole,
     ) -> tuple[Object, Snapshot]:
-        """As get, with the bytes as of now. Close the snapshot."""
+        """As get, with the bytes as of now, or that part of them. Close the snapshot."""
         while True:
             found = self.get(bucket, key, version_id, reading=reading)
-            snapshot = self._contents.open(found.inode.id)
+            snapshot = self._contents.open(found.inode.id, *part(found))
             # Replaced and reaped, or rewritten through the mount, between the two looks: again.
             if snapshot is None:
                 continue

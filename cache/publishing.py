@@ -44,6 +44,11 @@ class Object:
         return self.inode.visible_size
 
     @property
+    def is_sealed(self) -> bool:
+        """Encrypted: what clients know as a range of it lies elsewhere in the bytes here."""
+        return encryption.OWN_NAME in self.attributes.own
+
+    @property
     def etag(self) -> str:
         return self.inode.etag
 

@@ -8,7 +8,7 @@ themselves: the general way through the model costs more than all the rest of a 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -216,13 +216,25 @@ async def _open(call: Call) -> tuple[Object, Snapshot]:
     """What the warm index answers costs less than the hop into a thread."""
     objects = call.volume.objects
     version_id = version_of(call)
-    found = objects.open_now(call.bucket, call.key) if version_id is None else None
+    part = partial(_stored_part, call.input)
+    found = objects.open_now(call.bucket, call.key, part) if version_id is None else None
     if found is None:
         reading = wanted_range(call.input)
         found = await call.threads.metadata(
-            partial(objects.open, reading=reading), call.bucket, call.key, version_id
+            partial(objects.open, reading=reading, part=part), call.bucket, call.key, version_id
         )
     return found
+
+
+def _stored_part(values: Mapping[str, Any], found: Object) -> tuple[int, int]:
+    """Which of an object's stored bytes a GET may read."""
+    if found.is_sealed:
+        return 0, found.inode.size
+    try:
+        chosen = _chosen(values, found)
+    except S3Error:
+        return 0, 0  # it is refused, for this or for something else
+    return (0, found.size) if chosen is None else (chosen.start, chosen.stop)
 
 
 async def _unsealed(call: Call, seal: Seal, snapshot: Snapshot) -> Unsealed:
@@ -268,18 +280,9 @@ def _read_headers(call: Call, found: Object) -> tuple[dict[str, str], Range | No
     headers |= response_overrides(values)
     if "VersionId" not in values:
         headers |= expiration_headers(call, found)
-    chosen = None
-    if "PartNumber" in values:
-        if "Range" in values:
-            raise S3Error("InvalidRequest", "Cannot specify both Range header and partNumber")
-        sizes = found.attributes.part_sizes
-        chosen = part_range(values["PartNumber"], sizes, found.size)
-        if sizes:
-            headers["x-amz-mp-parts-count"] = str(len(sizes))
-        if not chosen.length:
-            chosen = None  # part 1 of an empty object: there is no range to speak of
-    elif "Range" in values:
-        chosen = parse_range(values["Range"], found.size)
+    chosen = _chosen(values, found)
+    if "PartNumber" in values and found.attributes.part_sizes:
+        headers["x-amz-mp-parts-count"] = str(len(found.attributes.part_sizes))
     if chosen is not None:
         headers["Content-Range"] = chosen.content_range
     if values.get("ChecksumMode") == "ENABLED":
@@ -288,6 +291,17 @@ def _read_headers(call: Call, found: Object) -> tuple[dict[str, str], Range | No
         elif "PartNumber" in values:
             headers |= part_checksum_headers(found.attributes, values["PartNumber"])
     return headers, chosen
+
+
+def _chosen(values: Mapping[str, Any], found: Object) -> Range | None:
+    """The part of an object that a request asks for: None for all of it. InvalidRange,
+    InvalidPartNumber."""
+    if "PartNumber" not in values:
+        return parse_range(values["Range"], found.size) if "Range" in values else None
+    if "Range" in values:
+        raise S3Error("InvalidRequest", "Cannot specify both Range header and partNumber")
+    chosen = part_range(values["PartNumber"], found.attributes.part_sizes, found.size)
+    return chosen if chosen.length else None  # of an empty object there is no range to speak of
 
 
 @offers(

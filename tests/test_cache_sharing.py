@@ -63,9 +63,9 @@ def test_bytes_that_are_evicted_while_they_are_shared_are_copied(
     contents = box.volume.contents
     look = contents.open
 
-    def look_and_evict(inode: int) -> Snapshot | None:
+    def look_and_evict(*asked: int) -> Snapshot | None:
         monkeypatch.undo()
-        snapshot = look(inode)
+        snapshot = look(*asked)
         box.evict()
         return snapshot
 

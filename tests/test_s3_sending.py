@@ -1,16 +1,22 @@
-"""Bodies out of the cache: what is on the disk, and not in memory, keeps nobody else waiting."""
+"""Bodies out of the cache: what a large object is made of, or has on the disk and not in memory,
+keeps nobody else waiting."""
 
 from __future__ import annotations
 
+import io
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
+from boto3.s3.transfer import TransferConfig
+from botocore.exceptions import ClientError
 
-from cache import disk
+from cache import disk, extents
 from cache.contents import FileRange
+from cache.records import Extent
 from tests.support.s3 import Door, door
 from tests.support.volume import some_bytes
 from tests.support.waiting import wait_until
@@ -92,3 +98,90 @@ def test_the_disk_keeps_nobody_else_waiting(door: Door, monkeypatch: pytest.Monk
             goes_on.set()
         assert large.result(WAIT_S).body == content
     assert len(loads) < 6  # a part of what lies behind was loaded with what was waited for
+
+
+# ------------------------------------------------------------------ opening what is read
+
+
+@pytest.fixture
+def looked_at(door: Door, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many extents each of the following GETs looks at."""
+    overlapping, counts = extents.overlapping, list[int]()
+
+    def counted(*asked: Any) -> list[Extent]:
+        found = overlapping(*asked)
+        counts.append(len(found))
+        return found
+
+    monkeypatch.setattr(extents, "overlapping", counted)
+    return counts
+
+
+PARTS = 3
+LARGE = PARTS * 8 * MIB  # of nine extents
+
+
+@pytest.fixture(scope="module")
+def large(door: Door) -> tuple[str, bytes]:
+    """A bucket with an object `large` of several parts, and its bytes."""
+    bucket, content = door.new_bucket(), some_bytes(LARGE)
+    config = TransferConfig(multipart_chunksize=LARGE // PARTS, max_concurrency=1)
+    door.client().upload_fileobj(io.BytesIO(content), bucket, "large", Config=config)
+    return bucket, content
+
+
+@pytest.mark.parametrize(
+    ("asked", "start", "stop", "extents_max"),
+    [
+        ({"Range": "bytes=5000000-5000009"}, 5_000_000, 5_000_010, 1),
+        ({"Range": "bytes=20000000-"}, 20_000_000, LARGE, 3),
+        ({"Range": "bytes=-10"}, LARGE - 10, LARGE, 1),
+        ({"Range": "bytes=20000000-999999999", "IfNoneMatch": '"x"'}, 20_000_000, LARGE, 3),
+        ({"PartNumber": 2}, LARGE // PARTS, LARGE * 2 // PARTS, 4),
+        ({}, 0, LARGE, 9),
+    ],
+)
+def test_a_get_looks_at_what_it_reads(
+    door: Door,
+    large: tuple[str, bytes],
+    looked_at: list[int],
+    asked: dict[str, Any],
+    start: int,
+    stop: int,
+    extents_max: int,
+) -> None:
+    bucket, content = large
+    answer = door.client().get_object(Bucket=bucket, Key="large", **asked)
+    assert answer["Body"].read() == content[start:stop]
+    assert max(looked_at) <= extents_max
+
+
+@pytest.mark.parametrize("asked", [{"Range": f"bytes={LARGE}-"}, {"PartNumber": PARTS + 1}])
+def test_what_is_refused_looks_at_nothing(
+    door: Door, large: tuple[str, bytes], looked_at: list[int], asked: dict[str, Any]
+) -> None:
+    with pytest.raises(ClientError):
+        door.client().get_object(Bucket=large[0], Key="large", **asked)
+    assert max(looked_at, default=0) == 0
+
+
+def test_a_great_part_is_opened_in_a_thread(
+    door: Door, large: tuple[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket, content = large
+    monkeypatch.setattr("cache.objects._OPENED_AT_ONCE_MAX", MIB)
+    open_now = door.volume.objects.open_now
+    assert open_now(bucket, b"large") is None
+    assert open_now(bucket, b"large", lambda _: (LARGE - MIB, LARGE)) is not None
+    assert door.client().get_object(Bucket=bucket, Key="large")["Body"].read() == content
+
+
+def test_a_snapshot_of_a_part_has_no_other_bytes(door: Door, large: tuple[str, bytes]) -> None:
+    bucket, content = large
+    found = door.volume.objects.open_now(bucket, b"large", lambda _: (10, 20))
+    assert found is not None
+    with found[1] as snapshot:
+        assert snapshot.read(10, 20) == content[10:20]
+        for start, stop in ((9, 20), (10, 21)):
+            with pytest.raises(AssertionError):
+                snapshot.read(start, stop)
