@@ -18,6 +18,7 @@ from cache.stores.base import Opened, StoredAttributes
 from cache.stores.posix import PosixStore, PosixStoreConfig
 from tests.support.fault_store import unavailable
 from tests.support.volume import BUCKET, TestVolume, some_bytes
+from tests.support.waiting import wait_until
 
 SIZE = 3 * MIB
 
@@ -168,6 +169,8 @@ def test_a_body_that_breaks_off_keeps_nothing_wrong(box: TestVolume) -> None:
     box.store.before = cut
     with pytest.raises(StoreUnavailable):
         read(box)
+    # Who reads on while the cell behind is still failing would be told so.
+    wait_until(lambda: not box.volume.fetcher._fills, "no cell is on its way")
     box.store.before = lambda operation, key: None
     box.check()
     assert read(box) == data
