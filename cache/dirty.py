@@ -162,6 +162,16 @@ def failed(txn: Txn, parent: int, name: bytes, error: str, retry_at_ns: int) -> 
     txn.put_record(Table.QUEUE, sequence, entry)
 
 
+def put_off(txn: Txn, parent: int, name: bytes, until_ns: int) -> None:
+    """Let a name that is about to change again wait until then, or no longer with 0; one that
+    failed has its own time."""
+    sequence = txn.get(Table.QUEUED, place_key(parent, name))
+    entry = sequence and txn.record(Table.QUEUE, sequence, QueueEntry)
+    if sequence and entry and not entry.attempts:
+        entry = msgspec.structs.replace(entry, not_before_ns=until_ns)
+        txn.put_record(Table.QUEUE, sequence, entry)
+
+
 def entries(txn: Txn, limit: int | None = None) -> list[QueueEntry]:
     """The queue in order, at most `limit` entries of it."""
     found = []

@@ -43,6 +43,12 @@ def mark_all(txn: Txn, buckets: Buckets, inode: Inode, written: int = 0) -> None
             namespace.mark(txn, place, size)
 
 
+def put_off_all(txn: Txn, buckets: Buckets, inode: Inode, until_ns: int) -> None:
+    """Let every queued name of an inode wait until then: more of it is to come. 0: it has come."""
+    for place, _ in _places(txn, buckets, inode):
+        dirty.put_off(txn, place.parent, place.name, until_ns)
+
+
 def waiting_bytes(txn: Txn, place: Place) -> int:
     """What is counted as dirty under a name."""
     entry = dirty.find(txn, place.parent, place.name)

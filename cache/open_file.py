@@ -20,7 +20,7 @@ from cache import extents, namespace, retention
 from cache.contents import INLINE_MAX, Snapshot, read_nowait
 from cache.errors import NoSuchInode, WouldWait
 from cache.index import Table, Txn
-from cache.marking import mark_all, through_places
+from cache.marking import mark_all, put_off_all, through_places
 from cache.overlay import Overlay
 from cache.records import EMPTY_ETAG, ZEROS, Extent, Inode, InodeFlag
 from cache.segments import Reservation
@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from cache.open_files import OpenFiles
 
 _OVERLAY_MAX = 2048
+_UNPUBLISHED_MAX = 2 << 30
+"""What is not published counts as dirty nowhere, and a crash of ours loses it."""
+_MORE_COMES_NS = 30 * 10**9
+"""Longest that the store waits for the rest of a file of which only the beginning is published."""
 _ADMIT_EVERY_BYTES = 8 << 20
 _SNAPSHOT_AGE_S = 1.0
 _READ_AHEAD_MAX = 32 << 20
@@ -49,6 +53,8 @@ class OpenFile:
         self._mtime_ns = 0  # of the last write that is not published
         self._is_timed = False  # by the kernel, which tells the time of each write sooner or later
         self._overlay = Overlay()
+        self._unpublished = 0  # bytes in the overlay, also those that were written over
+        self._more_comes = False  # the queue was told to wait for the rest
         self._reservations: dict[tuple[int, int], Reservation] = {}
         self._run: Reservation | None = None
         self._run_start = 0
@@ -194,8 +200,9 @@ class OpenFile:
             self._hash(start, data)
             self._append(start, memoryview(data))
             self._size = max(self._size, stop)
-            if len(self._overlay) >= _OVERLAY_MAX:
-                self.publish()
+            self._unpublished += len(data)
+            if self._unpublished >= _UNPUBLISHED_MAX or len(self._overlay) >= _OVERLAY_MAX:
+                self.publish(more_comes=True)
             return len(data)
 
     def _admit(self, length: int) -> None:
@@ -360,12 +367,16 @@ class OpenFile:
 
     # ------------------------------------------------------------------ publishing
 
-    def publish(self, *, wait: bool = True) -> Inode:
+    def publish(self, *, wait: bool = True, more_comes: bool = False) -> Inode:
         """Make what was written the inode's bytes: synced, then committed, then visible at the
         other door; durable with sync(), or in a moment. Returns the inode. Blocks; wait: False
-        for WouldWait where there are bytes to sync, or somebody else commits."""
+        for WouldWait where there are bytes to sync, or somebody else commits. more_comes: the
+        store need not have it before the next publication."""
         with self._lock:
             if not self._changed:
+                if self._more_comes:
+                    self._shared.index.commit(self._nothing_more_comes, durable=False, wait=wait)
+                    self._more_comes = False
                 with self._shared.index.read() as txn:
                     return namespace.get(txn, self.inode_id)
             if not wait and self._image is None:
@@ -375,17 +386,25 @@ class OpenFile:
             final = [self._final(extent) for extent in self._overlay]
             syncs = [self._reservations[key].segment for key in used]
             inode = self._shared.index.commit(
-                lambda txn: self._publish_in(txn, final), syncs=syncs, durable=False, wait=wait
+                lambda txn: self._publish_in(txn, final, more_comes),
+                syncs=syncs,
+                durable=False,
+                wait=wait,
             )
+            self._more_comes = more_comes
             for extent in final:
                 self._shared.contents.mark_verified(extent)
             self._overlay.clear()
             for reservation in self._reservations.values():
                 reservation.release()
             self._reservations = {}
+            self._unpublished = 0
             self._changed = False
             self._snapshot = None
             return inode
+
+    def _nothing_more_comes(self, txn: Txn) -> None:
+        put_off_all(txn, self._shared.buckets, namespace.get(txn, self.inode_id), 0)
 
     def give_up(self) -> None:
         """Let go of the segments, also of what could not be published. Nobody uses it any more."""
@@ -400,7 +419,7 @@ class OpenFile:
         reservation = self._reservations[extent.segment, extent.offset]
         return extent._replace(stored_length=reservation.written, checksum=reservation.checksum)
 
-    def _publish_in(self, txn: Txn, final: list[Extent]) -> Inode:
+    def _publish_in(self, txn: Txn, final: list[Extent], more_comes: bool) -> Inode:
         inode = _changing(txn, self.inode_id)
         revision = inode.revision + 1
         key = namespace.key_bytes(inode.id)
@@ -428,6 +447,10 @@ class OpenFile:
         )
         written = len(self._image or b"") + sum(e.length for e in final if e.segment != ZEROS)
         mark_all(txn, self._shared.buckets, inode, written)
+        if more_comes:
+            put_off_all(txn, self._shared.buckets, inode, now + _MORE_COMES_NS)
+        elif self._more_comes:
+            put_off_all(txn, self._shared.buckets, inode, 0)
         return inode
 
     def _etag(self, inode: Inode, final: list[Extent]) -> str:

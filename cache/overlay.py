@@ -8,7 +8,7 @@ from __future__ import annotations
 import bisect
 from collections.abc import Iterator
 
-from cache.records import Extent
+from cache.records import ZEROS, Extent
 
 
 class Overlay:
@@ -30,9 +30,14 @@ class Overlay:
         self._extents = []
 
     def insert(self, extent: Extent) -> None:
-        """Put an extent over whatever was there."""
+        """Put an extent over whatever was there. What goes on where the one before it ends, in the
+        file and in the segment, becomes part of that one."""
         first, last = self._span(extent.start, extent.stop)
         over = self._extents[first:last]
+        if first and _goes_on(self._extents[first - 1], extent):
+            first -= 1
+            before = self._extents[first]
+            extent = before._replace(length=before.length + extent.length)
         self._extents[first:last] = [
             *(old.slice(old.start, extent.start) for old in over if old.start < extent.start),
             extent,
@@ -53,3 +58,12 @@ class Overlay:
             first -= 1
         last = bisect.bisect_left(self._extents, stop, key=lambda e: e.start)
         return first, max(first, last)
+
+
+def _goes_on(before: Extent, extent: Extent) -> bool:
+    return (
+        before.stop == extent.start
+        and before.segment == extent.segment != ZEROS
+        and before.offset == extent.offset
+        and before.skip + before.length == extent.skip
+    )

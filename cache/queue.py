@@ -2,7 +2,8 @@
 
 Entries are tried in order, several at a time; which of them may overlap is the persister's
 business (its locks). A name waits `persist_delay_ms` first: what is removed or written again by
-then never goes to the store, and a burst has the machine to itself. Not so when dirty bytes begin
+then never goes to the store, and a burst has the machine to itself. A large file that is just being
+written waits for its close or fsync (cache/open_file.py). Not so when dirty bytes begin
 to fill what they may: writers would have to wait. A name that fails is tried again for ever, with
 pauses that grow to a minute; a store that does not answer rests as a whole, so that one outage is
 not asked ten thousand times.
@@ -123,9 +124,16 @@ class Queue:
                     break  # and all behind it are younger still
                 if (entry.parent, entry.name) in self._busy:
                     continue
-                if hurry or (entry.not_before_ns <= now and not self._rests(txn, entry)):
-                    due.append(entry)
+                if not hurry and (self._is_put_off(entry, now, waits) or self._rests(txn, entry)):
+                    continue
+                due.append(entry)
         return due
+
+    @staticmethod
+    def _is_put_off(entry: QueueEntry, now: int, waits: bool) -> bool:
+        """Whether its time is to come: after a failure; or, where entries may wait, because the
+        file is just being written."""
+        return entry.not_before_ns > now and (waits or entry.attempts > 0)
 
     def _rests(self, txn: Txn, entry: QueueEntry) -> bool:
         """Whether the entry's store is left in peace for a while, because it did not answer."""

@@ -166,6 +166,19 @@ def test_the_overlay_shows_the_newest_bytes(
     assert all(a.stop <= b.start for a, b in pairwise(ordered))
 
 
+def test_the_overlay_joins_what_lies_in_a_row_in_the_file_and_in_the_segment() -> None:
+    overlay = Overlay()
+    whole = Extent(0, 30, SEGMENT, BLOCK, 30, 1, 0, 1)
+    for start in (0, 10, 20):
+        overlay.insert(whole.slice(start, start + 10))
+    assert list(overlay) == [whole]
+    overlay.insert(whole._replace(start=30, offset=2 * BLOCK))  # of another stretch
+    overlay.insert(Extent(60, 10, ZEROS, 0, 0, 0, 0, 0))
+    overlay.insert(Extent(70, 10, ZEROS, 0, 0, 0, 0, 0))
+    overlay.insert(whole.slice(10, 12))  # over the middle
+    assert [e.length for e in overlay] == [10, 2, 18, 30, 10, 10]
+
+
 @given(st.lists(spans, max_size=8), st.tuples(positions, positions).map(sorted))
 def test_holes_are_what_no_extent_covers(covered: list[tuple[int, int]], asked: list[int]) -> None:
     overlay = Overlay()

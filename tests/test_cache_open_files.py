@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,12 +12,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cache import extents
 from cache.config import MIB
 from cache.contents import INLINE_MAX
 from cache.errors import CacheFull, IsADirectory, NoSuchInode, NoSuchKey, NotPermitted
 from cache.records import WriteMode
 from cache.segments import Reservation
 from tests.support.volume import BUCKET, TestVolume, box, some_bytes, through
+from tests.support.waiting import wait_until
 
 __all__ = ["box", "through"]
 
@@ -128,6 +131,45 @@ def test_the_etag_is_the_md5_of_a_file_written_front_to_back(box: TestVolume, si
         assert "-" in changed
         box.write(b"f", b"y", 5)
         assert box.volume.objects.get(BUCKET, b"f").etag != changed
+
+
+def test_what_is_written_front_to_back_lies_in_few_extents(box: TestVolume) -> None:
+    file = box.volume.open_files.open(box.create(b"f").id, write=True)
+    for start in range(0, 3_000_000, 10_000):
+        file.write(start, bytes(10_000))
+    file.release()
+    with box.volume.index.read() as txn:
+        found = extents.overlapping(txn, box.inode(b"f").id)
+    assert sum(e.length for e in found) == 3_000_000
+    assert len(found) < 30
+
+
+def test_the_store_gets_a_large_file_when_it_is_closed_and_no_earlier(
+    box: TestVolume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though its beginning is published before; but where dirty bytes press, or the rest does not
+    come for long."""
+    monkeypatch.setattr("cache.open_file._UNPUBLISHED_MAX", 500_000)
+    queue = box.volume.queue
+    data = some_bytes(1_000_000)
+    file = box.volume.open_files.open(box.create(b"f").id, write=True)
+    box.drain()
+    file.write(0, data[:500_000])
+    assert box.get(b"f") == data[:500_000]
+    assert queue.run_once() == 0
+    file.write(500_000, data[500_000:])
+    assert queue.run_once() == 0
+    with monkeypatch.context() as patched:
+        in_a_minute = time.time_ns() + 60 * 10**9
+        patched.setattr("cache.queue.time.time_ns", lambda: in_a_minute)
+        assert len(queue._due(False, False)) == 1
+    assert len(queue._due(True, False)) == 1
+    file.flush()  # nothing is left to publish, but the store may have it now
+    assert queue.run_once() == 1
+    wait_until(queue.is_idle)
+    assert box.stored_bytes(b"f") == data
+    assert box.volume.objects.get(BUCKET, b"f").etag == hashlib.md5(data).hexdigest()
+    file.release()
 
 
 @pytest.mark.parametrize("size", [0, 100, 600_000])
