@@ -36,7 +36,9 @@ class Task:
     foreign: int | None
     """An inode that must go first: its bytes lie at this place, or above it; or nobody knows where
     it went, and this with it."""
-    rival: Place | None  # what waits to leave the name that this one takes, of the other kind
+    rival: Place | None
+    """What waits to leave the name that this one, or a directory on the way to it, takes in the
+    store, and is of the other kind."""
     owned: bool  # the key is some live name's
 
     @property
@@ -56,12 +58,13 @@ class Comparison:
         self._index = index
         self._buckets = buckets
 
-    def look(self, place: Place) -> Task:
-        """NoSuchInode, NoSuchBucket when the place itself is gone."""
+    def look(self, place: Place, *, taking: bool = False) -> Task:
+        """taking: something is put there now, whatever the index has. NoSuchInode, NoSuchBucket
+        when the place itself is gone."""
         with self._index.read() as txn:
-            return self._look_in(txn, place)
+            return self._look_in(txn, place, taking)
 
-    def _look_in(self, txn: Txn, place: Place) -> Task:
+    def _look_in(self, txn: Txn, place: Place, taking: bool) -> Task:
         entry = dirty.find(txn, place.parent, place.name)
         bucket = self._buckets.of_root(txn, place.bucket)
         _, index_key = namespace.path_of(txn, place.parent, place.name)
@@ -81,20 +84,24 @@ class Comparison:
             if inode is None
             else namespace.object_attributes(txn, inode),
             foreign=self._foreign(txn, place, inode),
-            rival=None if inode is None else self._rival(txn, place),
+            rival=self._rival(txn, place) if taking or inode is not None else None,
             owned=namespace.store_owner(txn, place.bucket, key) is not None,
         )
 
-    @staticmethod
-    def _rival(txn: Txn, place: Place) -> Place | None:
+    def _rival(self, txn: Txn, place: Place) -> Place | None:
         """The directory of a file's name, or the file of a directory's, if it is gone here and
-        still waits to go there. A file system has one name for both (cache/stores/posix_names)."""
-        plain = place.name.removesuffix(b"/")
-        other = plain if plain != place.name else plain + b"/"
-        if names.find(txn, place.parent, other) is not None:
-            return None
-        waits = dirty.find(txn, place.parent, other) is not None
-        return Place(place.bucket, place.parent, other) if waits else None
+        still waits to go there. A file system has one name for both (cache/stores/posix_names),
+        and makes the directories on the way to what is put."""
+        while True:
+            plain = place.name.removesuffix(b"/")
+            other = plain if plain != place.name else plain + b"/"
+            is_gone = names.find(txn, place.parent, other) is None
+            if is_gone and dirty.find(txn, place.parent, other) is not None:
+                return Place(place.bucket, place.parent, other)
+            above = namespace.get(txn, place.parent)
+            if above.id == place.bucket or above.stored is not None:  # the store has it
+                return None
+            place = Place(place.bucket, above.parent, above.name)
 
     @staticmethod
     def _foreign(txn: Txn, place: Place, inode: Inode | None) -> int | None:
@@ -104,11 +111,11 @@ class Comparison:
             return lost
         return namespace.in_the_way(txn, place, None if inode is None else inode.id)
 
-    def again(self, task: Task) -> Task | None:
+    def again(self, task: Task, *, taking: bool = False) -> Task | None:
         """The task as it is now that the locks are held; None if they are not those it needs, or
         if somebody else goes first by now."""
-        now = self.look(task.place)
-        if now.key != task.key or now.foreign is not None:
+        now = self.look(task.place, taking=taking)
+        if now.key != task.key or now.foreign is not None or now.rival is not None:
             return None
         before, inode = task.inode, now.inode
         same = inode is before if inode is None or before is None else inode.id == before.id

@@ -14,7 +14,8 @@ processes racing for it end in the same state. Rules that keep it so:
   circle, one inode steps aside under a name of its own.
 - Where the store was asked to move something and nobody noted the answer, that is found out first
   (cache/moving.py).
-- A file takes the name of a directory, or a directory that of a file, when the other has left it.
+- A file takes the name of a directory, or a directory that of a file, when the other has left it;
+  and what goes into a directory waits for that, too.
 - A deletion leaves a key alone that belongs to a live name.
 - An upload is conditional on the version the index knew; what others put there meanwhile is kept
   (cache/uploading.py).
@@ -124,14 +125,17 @@ class Persister:
         """Hold the locks under which the object of a place is written, after whoever still has
         bytes there went home; yields its key in the store. Blocks."""
         for _ in range(_LOOKS_MAX):
-            task = self._comparison.look(place)
+            task = self._comparison.look(place, taking=True)
             if task.foreign is not None:
                 self._bring_home(task.foreign, frozenset())
+                continue
+            if task.rival is not None:
+                self.persist(task.rival)
                 continue
             # The inode's lock, too: what is under way with it would be noted after it was parted
             # from this place, and its other names be looked for here.
             with self._holding(place.bucket, task.key, task.inode):
-                now = self._comparison.again(task)
+                now = self._comparison.again(task, taking=True)
                 if now is not None:
                     self._take_along(now.inode, place)
                     yield task.key

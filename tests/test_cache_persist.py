@@ -139,6 +139,30 @@ def test_a_file_takes_the_name_of_a_directory_that_the_store_still_has(
     box.check()
 
 
+def test_what_goes_into_a_directory_waits_for_the_file_that_had_its_name(box: TestVolume) -> None:
+    """Whichever of the queue's entries comes first: what is put makes the directories above it."""
+    box.put(b"b", b"file")
+    box.drain()
+    box.unlink(b"b")
+    box.put(b"b/c/a", b"1")
+    box.volume.persister.persist(Place(box.root, box.inode(b"b/c").id, b"a"))
+    assert [path.read_bytes() for path in box.store_dir.rglob("b/c/a")] == [b"1"]
+    box.drain()
+    assert tree(box) == {b"b/": None, b"b/c/": None, b"b/c/a": b"1"}
+
+
+def test_a_put_that_goes_through_waits_for_the_file_that_had_a_directory_s_name(
+    through: TestVolume,
+) -> None:
+    through.put(b"b", b"file")
+    through.store.before = unavailable
+    with pytest.raises(StoreError):
+        through.volume.objects.delete(BUCKET, b"b")
+    through.store.before = no_fault
+    through.put(b"b/a", b"1")
+    assert [path.read_bytes() for path in through.store_dir.rglob("b/a")] == [b"1"]
+
+
 def test_directories_trade_names(box: TestVolume) -> None:
     box.put(b"a/x", b"A")
     box.put(b"b/x", b"B")
