@@ -23,6 +23,7 @@ from cache.index import Table, Txn
 from cache.marking import mark_all, put_off_all, through_places
 from cache.overlay import Overlay
 from cache.records import EMPTY_ETAG, ZEROS, Extent, Inode, InodeFlag
+from cache.running_md5 import RunningMd5
 from cache.segments import Reservation
 
 if TYPE_CHECKING:
@@ -60,8 +61,7 @@ class OpenFile:
         self._run_start = 0
         self._image: bytearray | None = None  # the whole file, while it is small enough for inline
         self._changed = False
-        self._md5 = hashlib.md5(usedforsecurity=False)
-        self._md5_at: int | None = None  # how much of the file is in it; None: it is of no use
+        self._md5: RunningMd5 | None = None  # as long as the file is written front to back
         self._unadmitted = _ADMIT_EVERY_BYTES
         self._snapshot: Snapshot | None = None
         self._snapshot_until = 0.0
@@ -217,7 +217,6 @@ class OpenFile:
             self._image += bytes(size - len(self._image))
         else:
             self._spill()
-            self._md5_at = None
             self._overlay.insert(Extent(self._size, size - self._size, ZEROS, 0, 0, 0, 0, 0))
         self._size = size
         self._changed = True
@@ -233,18 +232,12 @@ class OpenFile:
             self._overlay.clear()  # what got there is in the image
             raise
         self._image = None
-        self._md5 = hashlib.md5(image, usedforsecurity=False)
-        self._md5_at = len(image)
+        self._md5 = RunningMd5(self._shared.hashing, image)
 
     def _hash(self, start: int, data: bytes) -> None:
         """The ETag is the MD5 as long as the file is written front to back."""
-        if self._md5_at is None:
-            return
-        if start == self._md5_at:
-            self._md5.update(data)
-            self._md5_at += len(data)
-        else:
-            self._md5_at = None
+        if self._md5 is not None and not self._md5.add(start, data):
+            self._md5 = None
 
     def _append(self, start: int, view: memoryview) -> None:
         while view:
@@ -342,7 +335,7 @@ class OpenFile:
         else:
             self.publish()
             self._publish_cut(size)
-        self._md5_at = None
+        self._md5 = None
         if size == 0:
             self._image = bytearray()
 
@@ -382,6 +375,8 @@ class OpenFile:
             if not wait and self._image is None:
                 raise WouldWait("segments must be synced")
             self._end_run()
+            if self._md5 is not None:
+                self._md5.settle()  # not in the transaction
             used = {(e.segment, e.offset) for e in self._overlay if e.segment != ZEROS}
             final = [self._final(extent) for extent in self._overlay]
             syncs = [self._reservations[key].segment for key in used]
@@ -456,7 +451,7 @@ class OpenFile:
     def _etag(self, inode: Inode, final: list[Extent]) -> str:
         if self._image is not None:
             return hashlib.md5(self._image, usedforsecurity=False).hexdigest()
-        if self._md5_at is not None and self._md5_at == self._size:
+        if self._md5 is not None and self._md5.size == self._size:
             return self._md5.hexdigest()
         # Not an MD5 of the bytes, and marked by `-` as S3 marks those: it names the state that was
         # and what was written over it.

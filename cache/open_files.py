@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 from cache import namespace, retention
 from cache.admission import Admission
@@ -44,6 +46,7 @@ class OpenFiles:
         self.fetcher = fetcher
         self.persister = persister
         self.admission = admission
+        self.hashing = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="md5")
         self._lock = threading.Lock()
         self._open: dict[int, OpenFile] = {}
 
@@ -90,6 +93,10 @@ class OpenFiles:
                 if not file.users:
                     self._open.pop(file.inode_id, None)
                     file.give_up()
+
+    def close(self) -> None:
+        """No file is written any more."""
+        self.hashing.shutdown()
 
     def held(self) -> set[int]:
         """Inodes that are open."""

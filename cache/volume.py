@@ -187,6 +187,7 @@ class Volume:
             log.warning("when files were read last is forgotten: %s", exc)
         # Whoever persists waits for fetches; each of them uses the index until it ends.
         self.queue.close()
+        self.open_files.close()
         self.fetcher.close()
         self.discovery.close()
         self.segments.close()

@@ -358,15 +358,15 @@ class Operations(pyfuse3.Operations):
     async def write(self, fh: int, off: int, buf: bytes) -> int:
         file = self._open[fh].file
         self._stragglers.check(file)
-        over = threading.Event()
+        end = threading.Event()
         try:
             if file.write_now(off, buf):
                 return len(buf)
-            return await self._data.run(lambda: file.write(off, buf), lambda _: over.set())
+            return await self._data.run(lambda: file.write(off, buf), lambda _: end.set(), row=file)
         except CacheError as exc:
             self._refusals.note(file)
             if isinstance(exc, GivenUp):
-                self._stragglers.add(file, over)
+                self._stragglers.add(file, end)
             raise
 
     @answered

@@ -11,16 +11,21 @@ ETIMEDOUT or EINTR, the thread goes on and keeps its place in
 the lane until it ends. What it then still achieved has to be made known, by the call's `late`: to
 release a handle that nobody will ever close, to have the kernel forget what it believes about a
 name.
+
+The writes to one file stand in a row: the kernel hands them over in order, and threads that race
+for the file would mix them up, which costs a file that is written front to back its MD5 and the
+disk its long stretches.
 """
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import enum
 import logging
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, Generic, TypeVar
 
 import trio
@@ -56,21 +61,25 @@ class Lane:
         self._interrupts = interrupts
         self._threads_max = threads
         self._threads = 0
-        self._under_way = 0  # errands that wait for a thread, or have one
-        self._errands: queue.SimpleQueue[tuple[_Errand[Any], trio.lowlevel.TrioToken]]
-        self._errands = queue.SimpleQueue()
+        self._under_way = 0  # rows that wait for a thread, or have one
+        self._due: queue.SimpleQueue[_Row] = queue.SimpleQueue()
+        self._rows_lock = threading.Lock()
+        self._rows: dict[Hashable, _Row] = {}
         self._deadline_s = deadline_s
 
-    async def run(self, call: Callable[[], T], late: Late[T] | None = None) -> T:
+    async def run(
+        self, call: Callable[[], T], late: Late[T] | None = None, *, row: Hashable = None
+    ) -> T:
         """The call's result or exception; GivenUp when there is none in time, Interrupted
-        when whoever asked is to end before."""
+        when whoever asked is to end before. row: calls of the same one are made one after another,
+        in the order in which they came here."""
         errand = _Errand(call, late)
         try:
             with (
                 trio.move_on_after(self._deadline_s) as scope,
                 self._interrupts.heeded(scope) as wait,
             ):
-                await self._in_a_thread(errand)
+                await self._in_a_thread(errand, row)
         except trio.Cancelled:  # the loop ends
             errand.give_up()
             raise
@@ -88,15 +97,11 @@ class Lane:
         except WouldWait:
             return await self.run(lambda: call(True), late)
 
-    async def _in_a_thread(self, errand: _Errand[T]) -> None:
+    async def _in_a_thread(self, errand: _Errand[T], name: Hashable) -> None:
         """Return when the errand is over. When cancelled, its thread goes on."""
-        self._under_way += 1
-        if self._under_way > self._threads and self._threads < self._threads_max:
-            self._threads += 1
-            name = f"{self.name}-{self._threads}"
-            threading.Thread(target=self._work, name=name, daemon=True).start()
-        self._errands.put((errand, trio.lowlevel.current_trio_token()))
+        errand.loop = trio.lowlevel.current_trio_token()
         errand.awaited_by = trio.lowlevel.current_task()
+        self._line_up(errand, name)
 
         def abort(_: object) -> trio.lowlevel.Abort:
             errand.awaited_by = None
@@ -104,21 +109,62 @@ class Lane:
 
         await trio.lowlevel.wait_task_rescheduled(abort)
 
+    def _line_up(self, errand: _Errand[Any], name: Hashable) -> None:
+        """Behind the others of its row, or as a row of its own, for which there is a thread."""
+        row = _Row(name, errand)
+        if name is not None:
+            with self._rows_lock:
+                others = self._rows.setdefault(name, row)
+                if others is not row:
+                    others.errands.append(errand)
+                    return
+        self._under_way += 1
+        if self._under_way > self._threads and self._threads < self._threads_max:
+            self._threads += 1
+            thread = f"{self.name}-{self._threads}"
+            threading.Thread(target=self._work, name=thread, daemon=True).start()
+        self._due.put(row)
+
     def _work(self) -> None:
         """One of the threads, as long as the process lives: a hung one must not keep it from
         ending."""
         while True:
-            errand, loop = self._errands.get()
-            errand.work()
-            with contextlib.suppress(trio.RunFinishedError):
-                loop.run_sync_soon(self._over, errand)
-            del errand  # with its result, which may be large, before the next one comes
+            row = self._due.get()
+            while self._work_on(row):
+                if not self._due.empty():  # a long row keeps nobody waiting
+                    self._due.put(row)
+                    break
+            del row
 
-    def _over(self, errand: _Errand[Any]) -> None:
-        self._under_way -= 1
+    def _work_on(self, row: _Row) -> bool:
+        """Do the first errand of a row; whether there are more."""
+        errand = row.errands[0]
+        errand.work()
+        with self._rows_lock:
+            row.errands.popleft()
+            goes_on = bool(row.errands)
+            if not goes_on and row.name is not None:
+                del self._rows[row.name]
+        with contextlib.suppress(trio.RunFinishedError):
+            assert errand.loop is not None, "set before anybody sees the errand"
+            errand.loop.run_sync_soon(self._over, errand, goes_on)
+        return goes_on
+
+    def _over(self, errand: _Errand[Any], goes_on: bool) -> None:
+        if not goes_on:
+            self._under_way -= 1
         if errand.awaited_by is not None:
             trio.lowlevel.reschedule(errand.awaited_by)
             errand.awaited_by = None
+
+
+class _Row:
+    """Errands that are done one after another, by one thread at a time; at least one, until the
+    last is done. Of those with a name the lane has one at a time."""
+
+    def __init__(self, name: Hashable, first: _Errand[Any]) -> None:
+        self.name = name
+        self.errands = collections.deque([first])
 
 
 class _State(enum.Enum):
@@ -137,6 +183,7 @@ class _Errand(Generic[T]):
     def __init__(self, call: Callable[[], T], late: Late[T] | None) -> None:
         self.awaited_by: trio.lowlevel.Task | None = None
         """On the loop's thread only."""
+        self.loop: trio.lowlevel.TrioToken | None = None
         self._call = call
         self._late = late
         self._lock = threading.Lock()

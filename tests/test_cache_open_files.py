@@ -133,6 +133,35 @@ def test_the_etag_is_the_md5_of_a_file_written_front_to_back(box: TestVolume, si
         assert box.volume.objects.get(BUCKET, b"f").etag != changed
 
 
+MIXED = (0, 2, 3, 1, 5, 7, 6, 4)
+"""As a flusher and an fsync hand over the pages of one file."""
+
+
+def test_the_etag_is_the_md5_of_a_file_that_comes_a_little_out_of_order(box: TestVolume) -> None:
+    data = some_bytes(len(MIXED) * 300_000)
+    file = box.volume.open_files.open(box.create(b"f").id, write=True)
+    for number in MIXED:
+        file.write(number * 300_000, data[number * 300_000 :][:300_000])
+    file.release()
+    assert box.get(b"f") == data
+    assert box.volume.objects.get(BUCKET, b"f").etag == hashlib.md5(data).hexdigest()
+
+
+@pytest.mark.parametrize("again", [0, 450_000, 600_000, 1_000_000])
+def test_the_etag_is_no_md5_of_what_was_written_over(box: TestVolume, again: int) -> None:
+    """Of a piece before the gap, of one behind it, or over both ends."""
+    data = bytearray(some_bytes(1_200_000))
+    file = box.volume.open_files.open(box.create(b"f").id, write=True)
+    for start in (0, 600_000, 900_000):
+        file.write(start, bytes(data[start : start + 300_000]))
+    data[again : again + 200_000] = some_bytes(200_000, "again")
+    file.write(again, bytes(data[again : again + 200_000]))
+    file.write(300_000, bytes(data[300_000:600_000]))
+    file.release()
+    assert box.get(b"f") == data
+    assert "-" in box.volume.objects.get(BUCKET, b"f").etag
+
+
 def test_what_is_written_front_to_back_lies_in_few_extents(box: TestVolume) -> None:
     file = box.volume.open_files.open(box.create(b"f").id, write=True)
     for start in range(0, 3_000_000, 10_000):

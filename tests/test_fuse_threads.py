@@ -110,6 +110,68 @@ def test_a_hung_call_keeps_its_place_in_the_lane() -> None:
     trio.run(main)
 
 
-async def _expect_late(lane: Lane, call: object) -> None:
+def test_calls_of_a_row_are_made_in_order_and_one_at_a_time() -> None:
+    """With threads to spare: what is in no row passes by."""
+    go, made = threading.Event(), []
+
+    def call(number: int) -> None:
+        if not number:
+            assert go.wait(10)
+        made.append(number)
+
+    async def main() -> None:
+        lane = Lane("test", threads=4, deadline_s=10, interrupts=Interrupts())
+        async with trio.open_nursery() as nursery:
+            for number in range(20):
+                nursery.start_soon(lambda n=number: lane.run(lambda: call(n), row="row"))
+                await trio.testing.wait_all_tasks_blocked()
+            for _ in range(20):
+                await lane.run(lambda: None)
+            assert await lane.run(lambda: "another", row="another row") == "another"
+            assert made == []
+            go.set()
+        await lane.run(lambda: call(20), row="row")
+
+    trio.run(main)
+    assert made == list(range(21))
+
+
+def test_a_call_of_a_row_that_was_given_up_on_lets_the_next_one_go() -> None:
+    go, made = threading.Event(), []
+
+    async def main() -> None:
+        lane = Lane("test", threads=1, deadline_s=0.1, interrupts=Interrupts())
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_expect_late, lane, lambda: go.wait(10), "row")
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(_expect_late, lane, lambda: made.append("late"), "row")
+        go.set()
+        assert await lane.run(lambda: "served", row="row") == "served"
+
+    trio.run(main)
+    assert made == []
+
+
+def test_a_long_row_keeps_nobody_waiting() -> None:
+    """Not even where there is one thread."""
+    go, made = threading.Event(), []
+
+    async def main() -> None:
+        lane = Lane("test", threads=1, deadline_s=10, interrupts=Interrupts())
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lambda: lane.run(lambda: go.wait(10), row="row"))
+            await trio.testing.wait_all_tasks_blocked()
+            for _ in range(2):
+                nursery.start_soon(lambda: lane.run(lambda: made.append("row"), row="row"))
+                await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(lambda: lane.run(lambda: made.append("other")))
+            await trio.testing.wait_all_tasks_blocked()
+            go.set()
+
+    trio.run(main)
+    assert made == ["other", "row", "row"]
+
+
+async def _expect_late(lane: Lane, call: object, row: str | None = None) -> None:
     with pytest.raises(DeadlineExceeded):
-        await lane.run(call)  # type: ignore[arg-type]
+        await lane.run(call, row=row)  # type: ignore[arg-type]
