@@ -140,6 +140,18 @@ def _looks(offset: int, length: int) -> Iterator[int]:
     yield offset + length - 1
 
 
+def reserve(fd: int, offset: int, length: int) -> None:
+    """Give a file blocks for a range, also behind its end, which moves there; its bytes stay, and
+    others may write meanwhile. Does nothing where the file system cannot. OSError (ENOSPC ...).
+
+    Not os.posix_fallocate(), which would write there itself where the file system cannot."""
+    failed = _libc.fallocate(ctypes.c_int(fd), 0, ctypes.c_int64(offset), ctypes.c_int64(length))
+    if failed:
+        number = ctypes.get_errno()
+        if number not in (errno.ENOSYS, errno.EOPNOTSUPP):
+            raise OSError(number, os.strerror(number))
+
+
 def start_writing(fd: int, offset: int, length: int) -> None:
     """Have the kernel begin to write what is in its pages to the disk, without waiting for it: the
     sync that must follow has less to wait for. By itself this promises nothing; what fails on the

@@ -30,6 +30,7 @@ import msgspec
 from cache import changes, metrics
 from cache.durability import Opened
 from cache.errors import CacheError, FormatMismatch, IndexFull, OutOfSpace, WouldWait
+from cache.headroom import LOW_BYTES, Headroom
 from cache.records import Inode, pack, unpack
 from cache.turn import Turn
 
@@ -260,10 +261,10 @@ class Index:
         self._turn = Turn(path / "turn")
         self._lmdb_syncs = sync and not self._point.is_kept
         # Headroom above the cap, so that deletes still find pages to copy on write.
-        headroom = max(16 << 20, cap_bytes // 16)
+        map_bytes = cap_bytes + max(16 << 20, cap_bytes // 16)
         self._env = lmdb.open(
             str(path),
-            map_size=cap_bytes + headroom,
+            map_size=map_bytes,
             max_dbs=len(Table) + 4,
             max_readers=1022,
             mode=0o600,
@@ -274,6 +275,7 @@ class Index:
             max_spare_txns=16,
         )
         self._env.reader_check()
+        self._headroom = Headroom(path / "data.mdb", map_bytes)
         self._point.begin(self._env)
         with self._point.committing(wait=True):
             self._tables: dict[Table, lmdb._Database] = {
@@ -412,8 +414,9 @@ class Index:
             return batch
         try:
             with metrics.COMMIT_SECONDS.time(), self._point.committing(wait=wait):
+                full = self._make_room(wait=wait)
                 with self._turn.taken(wait=wait):
-                    self._commit_ready(ready, batch)
+                    self._commit_ready(ready, batch, full)
                 # By the leader: what comes meanwhile shares the next commit.
                 if any(request.durable for request in ready):
                     self._point.reach()
@@ -427,11 +430,12 @@ class Index:
                 request.error = request.error or error
         return batch
 
-    def _commit_ready(self, ready: list[Request[object]], batch: _Batch) -> None:
+    def _commit_ready(
+        self, ready: list[Request[object]], batch: _Batch, full: CacheError | None
+    ) -> None:
         notice = self._sink.notice()
         raw = self._env.begin(write=True)
         try:
-            full = self._is_full(raw)
             for request in ready:
                 self._apply(raw, request, alone=len(ready) == 1, full=full, batch=batch)
         except BaseException:
@@ -483,12 +487,13 @@ class Index:
         request: Request[object],
         *,
         alone: bool,
-        full: bool,
+        full: CacheError | None,
         batch: _Batch,
     ) -> None:
-        """Run one change; in company inside a nested transaction, so that it can fail alone."""
-        if full and request.grows:
-            request.error = IndexFull("the index is at its cap (cache.index_bytes)")
+        """Run one change; in company inside a nested transaction, so that it can fail alone. full:
+        why it is refused if it adds something."""
+        if full is not None and request.grows:
+            request.error = full
             return
         nested = raw if alone else self._env.begin(parent=raw, write=True)
         txn = Txn(nested, self._tables)
@@ -507,12 +512,21 @@ class Index:
         if request.error is not None and not alone:
             nested.abort()
 
-    def _is_full(self, raw: lmdb.Transaction) -> bool:
-        info = self._env.info()
-        if (info["last_pgno"] + 1) * 4096 < self._cap_bytes:
-            return False
+    def _make_room(self, *, wait: bool) -> CacheError | None:
+        """Before a commit: where the file can hardly grow, have the pages used again that were
+        replaced. Why nothing may be added, if so."""
+        reached = (int(self._env.info()["last_pgno"]) + 1) * 4096
+        left = self._headroom.left(reached)
+        if left < LOW_BYTES:
+            if not wait:
+                raise WouldWait("what was replaced is not free yet")
+            self._point.reach()
+            if reached + left < self._cap_bytes:
+                return OutOfSpace("the disk that the index is on is full")
         # Past the cap only by pages that were used once; what counts is what is live now.
-        return Txn(raw, self._tables).used_bytes() >= self._cap_bytes * 0.98
+        if reached >= self._cap_bytes and self.used_bytes() >= self._cap_bytes * 0.98:
+            return IndexFull("the index is at its cap (cache.index_bytes)")
+        return None
 
     @property
     def last_change(self) -> int:
@@ -537,6 +551,7 @@ class Index:
             thread.join()
         whole = self._point.close()
         self._env.close()
+        self._headroom.close()
         self._turn.close()
         self._opened.close(whole=whole)
 

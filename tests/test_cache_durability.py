@@ -132,9 +132,12 @@ class Disk:
         place.mkdir()
         with (self._index / "durable").open() as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # nobody moves the point meanwhile
-            written = {name: (self._index / name).read_bytes() for name in ("data.mdb", "durable")}
-        for name, now in written.items():
-            then = (self._synced / name).read_bytes().ljust(len(now), b"\0")
+            files = [
+                (name, (self._index / name).read_bytes(), (self._synced / name).read_bytes())
+                for name in ("data.mdb", "durable")
+            ]
+        for name, now, synced in files:
+            then = synced.ljust(len(now), b"\0")
             kept = choice.random()
             pages = [
                 (now if choice.random() < kept else then)[at : at + PAGE_BYTES]

@@ -144,7 +144,7 @@ def test_a_commit_that_fails_fails_all_that_shared_it(
     # With one change there is no nested transaction, which Raw could not be the parent of.
     real = index._env
     monkeypatch.setattr(index, "_apply", lambda raw, request, **_: setattr(request, "result", 1))
-    monkeypatch.setattr(index, "_is_full", lambda raw: False)
+    monkeypatch.setattr(index, "_make_room", lambda wait: None)
     index._env = Env(real)  # type: ignore[assignment]
     outcome = commit_together(
         index, lambda: index.commit(put(b"a")), lambda: index.commit(put(b"b"))

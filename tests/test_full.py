@@ -17,6 +17,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from cache import extents
+from cache.errors import OutOfSpace
 from tests.support.doors import BUCKET, Doors
 from tests.support.loop_disk import loop_disk, requires_loop
 from tests.support.mount import requires_fuse
@@ -300,6 +301,31 @@ def test_without_its_store_a_full_node_refuses_writers_and_serves_readers(tmp_pa
 
 
 # ------------------------------------------------------------------ the disk is full
+
+
+@requires_loop
+def test_on_a_full_disk_everything_can_be_removed(tmp_path: Path) -> None:
+    """In quick succession: what a removal replaces in the index is used again a moment later."""
+    with loop_disk(tmp_path / "image", tmp_path / "disk", 96 * MIB) as disk:
+        settings = {"capacity_bytes": 16 * MIB, "index_bytes": 64 * MIB, "sync": True}
+        with contextlib.closing(TestVolume(disk.directory / "node", **settings)) as box:
+            files = [box.create(b"%d" % number) for number in range(2000)]
+            ballast = disk.fill()
+            added = add_until_refused(box)
+            for number in range(len(files)):
+                box.unlink(b"%d" % number)
+            ballast.unlink()
+            box.create(b"again")
+            assert len(box.listed()) == added + 1
+
+
+def add_until_refused(box: TestVolume) -> int:
+    for added in range(100_000):
+        try:
+            box.create(b"more-%d" % added)
+        except OutOfSpace:
+            return added
+    raise AssertionError("the disk is never full")
 
 
 @requires_loop

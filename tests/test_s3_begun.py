@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from cache.errors import NoSuchKey
+from cache.errors import IndexFull, NoSuchKey
 from cache.index import Request
 from cache.writers import ObjectWriter
 from s3api.begun import Begun, own_task
@@ -309,11 +309,11 @@ def test_a_small_body_that_comes_late_or_is_not_what_was_promised(door: Door) ->
 
 
 def test_what_a_commit_refuses_is_answered(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object, **__: object) -> bool:
-        return True
+    def full(*, wait: bool) -> IndexFull:
+        return IndexFull("full")
 
     with connect(door) as connection:
-        monkeypatch.setattr(door.volume.index, "_is_full", full)
+        monkeypatch.setattr(door.volume.index, "_make_room", full)
         connection.sendall(put_wire(door, "full", b"body"))
         received = b""
         while not received.endswith(b"</Error>"):
