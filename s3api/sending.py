@@ -18,6 +18,7 @@ from aiohttp import web
 
 from cache.contents import FileRange, Piece, read_nowait
 from s3api import metrics
+from s3api.answers import AnswerHead
 from s3api.operations import Call
 
 ONE_WRITE_BYTES = 64 << 10
@@ -54,7 +55,7 @@ async def send(
         if content is None:
             content = await call.threads.transfer(body.read, start, stop)
         return call.answer(status, headers, content)
-    response = web.StreamResponse(
+    response = AnswerHead(
         status=status,
         headers={**call.common_headers(), **headers, "Content-Length": str(length)},
     )
