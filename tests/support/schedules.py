@@ -102,8 +102,8 @@ class Schedule:
         persister, index = self._box.volume.persister, self._box.volume.index
         look, commit = persister._comparison.look, index.commit
 
-        def looked(place: Place) -> object:
-            task = look(place)
+        def looked(place: Place, *, taking: bool = False) -> object:
+            task = look(place, taking=taking)
             self._between()
             return task
 
