@@ -3,6 +3,7 @@ keeps nobody else waiting."""
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import threading
@@ -185,3 +186,15 @@ def test_a_snapshot_of_a_part_has_no_other_bytes(door: Door, large: tuple[str, b
         for start, stop in ((9, 20), (10, 21)):
             with pytest.raises(AssertionError):
                 snapshot.read(start, stop)
+
+
+def test_an_endless_hole_keeps_nobody_waiting(door: Door) -> None:
+    """As truncate(2) makes one; of its pieces alone a list would be gigabytes."""
+    bucket = door.new_bucket()
+    client = door.client()
+    client.put_object(Bucket=bucket, Key="sparse", Body=b"")
+    inode = door.volume.objects.get(bucket, b"sparse").inode
+    door.volume.open_files.truncate(inode.id, 1 << 60)
+    with contextlib.closing(client.get_object(Bucket=bucket, Key="sparse")["Body"]) as body:
+        assert body.read(3 * MIB) == bytes(3 * MIB)
+        assert client.head_object(Bucket=bucket, Key="sparse")["ContentLength"] == 1 << 60
