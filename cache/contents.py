@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 INLINE_MAX = 4096
 """Bodies up to this live in the index: one commit makes them durable and one get serves them."""
 _VERIFIED_MAX = 1 << 20
+_LISTED_AT_ONCE_MAX = 64 << 20
+"""More is given piece by piece, in a thread: a hole may be of a million of them."""
 _ZERO_PIECE = bytes(MIB)
 
 
@@ -490,9 +492,12 @@ class Snapshot:
         return [(e.start, e.stop) for e in self._extents if e.revision > revision]
 
     def cached(self, start: int, stop: int) -> list[Piece] | None:
-        """The bytes [start, stop), if all are on this disk and verified. Does not block."""
+        """The bytes [start, stop), if all are on this disk and verified, and not too many to list.
+        Does not block."""
         if self._inline is not None:
             return [self._inline[start:stop]]
+        if stop - start > _LISTED_AT_ONCE_MAX:
+            return None
         pieces: list[Piece] = []
         position = start
         for extent in self._within(start, stop):

@@ -27,8 +27,6 @@ _STEP_BYTES = 1 << 20
 """What is sent, or brought into memory, at a time."""
 _AHEAD_BYTES = 4 << 20
 """What the disk is asked for beside it: a large body waits for the disk once for so much."""
-_LISTED_AT_ONCE_MAX = 64 << 20
-"""Of more, threads give one piece after the other: a hole may be of a million of them."""
 
 
 class Body(Protocol):
@@ -50,9 +48,7 @@ async def send(
     """Answer with bytes [start, stop) of an object. The caller closes its snapshot."""
     status = call.status or status
     length = stop - start
-    pieces: list[Piece] | None = None if length else []
-    if 0 < length <= _LISTED_AT_ONCE_MAX:
-        pieces = body.cached(start, stop)
+    pieces = body.cached(start, stop) if length else []
     metrics.SENT_BYTES.inc(length)
     if length <= ONE_WRITE_BYTES:
         content = None if pieces is None else _read_now(pieces, length)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import pytest
 import trio
@@ -172,6 +173,6 @@ def test_a_long_row_keeps_nobody_waiting() -> None:
     assert made == ["other", "row", "row"]
 
 
-async def _expect_late(lane: Lane, call: object, row: str | None = None) -> None:
+async def _expect_late(lane: Lane, call: Callable[[], object], row: str | None = None) -> None:
     with pytest.raises(DeadlineExceeded):
-        await lane.run(call, row=row)  # type: ignore[arg-type]
+        await lane.run(call, row=row)
