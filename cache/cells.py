@@ -11,8 +11,8 @@ from __future__ import annotations
 import math
 import threading
 
-from cache.contents import Staged
 from cache.errors import DeadlineExceeded
+from cache.staging import Staged
 
 _PIECE_BYTES = 1 << 20
 _BATCH_BYTES = 256 << 10

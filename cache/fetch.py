@@ -30,8 +30,7 @@ from cache import eviction, extents, ghosts, metrics, namespace
 from cache.buckets import Buckets
 from cache.cells import CellFill
 from cache.config import CacheConfig
-from cache.contents import Contents, Staged
-from cache.contents import chunks as chunks_of
+from cache.contents import Contents
 from cache.errors import (
     CacheError,
     CacheFull,
@@ -47,6 +46,8 @@ from cache.index import Index, Table, Txn
 from cache.locks import NodeLocks
 from cache.records import Extent, Inode, Kind, WriteMode
 from cache.segments import Segments
+from cache.snapshot import chunks as chunks_of
+from cache.staging import Staged
 from cache.stores.base import Opened, Store
 
 log = logging.getLogger(__name__)

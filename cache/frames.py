@@ -27,8 +27,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from cache.contents import Snapshot, chunks
 from cache.errors import SealBroken
+from cache.snapshot import Snapshot, chunks
 
 FRAME_BYTES = 64 << 10
 _TAG_BYTES = 16

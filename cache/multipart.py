@@ -16,11 +16,10 @@ from collections.abc import Iterable
 
 import msgspec
 
-from cache import contents as bytes_of
 from cache import encryption, extents, markers, namespace
 from cache.admission import Admission
 from cache.buckets import Buckets
-from cache.contents import Contents, Snapshot, Staged
+from cache.contents import Contents, drop_bytes
 from cache.errors import (
     InvalidPart,
     NoSuchUpload,
@@ -44,6 +43,8 @@ from cache.records import (
     UploadRecord,
     unpack,
 )
+from cache.snapshot import Snapshot, chunks
+from cache.staging import Staged
 from cache.stores.base import PartUpload, StoredObject
 from cache.uploading import uploaded_attributes
 from cache.versions import is_versioned
@@ -250,7 +251,7 @@ class Uploads:
             shared = not upload.store_token and not snapshot.missing(start, stop)
             inline = source.inode.flags & InodeFlag.INLINE
             if shared and source.inode.kind == Kind.FILE and not inline:
-                etag = etag or _md5(bytes_of.chunks(snapshot, start, stop))
+                etag = etag or _md5(chunks(snapshot, start, stop))
                 part = self._share_part(upload, number, snapshot, start, stop, etag)
                 if part is not None:
                     return part
@@ -268,7 +269,7 @@ class Uploads:
         writer = self.part_writer(upload, number, size_bytes=stop - start)
         md5 = hashlib.md5(usedforsecurity=False)
         try:
-            for chunk in bytes_of.chunks(snapshot, start, stop):
+            for chunk in chunks(snapshot, start, stop):
                 if not etag:
                     md5.update(chunk)
                 writer.write(chunk)
@@ -433,7 +434,7 @@ def _md5(chunks: Iterable[bytes]) -> str:
 
 
 def _drop_part(txn: Txn, part: Part) -> None:
-    bytes_of.drop_bytes(txn, part.inode)
+    drop_bytes(txn, part.inode)
     namespace.erase(txn, part.inode)
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from cache import extents, markers, names, namespace, versions
 from cache.admission import Admission
 from cache.buckets import Buckets
-from cache.contents import INLINE_MAX, Contents, Snapshot
+from cache.contents import Contents
 from cache.discovery import Discovery
 from cache.errors import (
     DeleteMarkerFound,
@@ -48,6 +48,8 @@ from cache.records import (
     ObjectAttributes,
     WriteMode,
 )
+from cache.snapshot import Snapshot
+from cache.staging import INLINE_MAX
 from cache.stores.base import Upload
 from cache.uploading import uploaded_attributes
 from cache.version_listing import VersionLister, VersionListing

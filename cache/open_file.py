@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from cache import extents, namespace, retention
-from cache.contents import INLINE_MAX, Snapshot, read_nowait
 from cache.errors import NoSuchInode, WouldWait
 from cache.index import Table, Txn
 from cache.marking import mark_all, put_off_all, through_places
@@ -25,6 +24,8 @@ from cache.overlay import Overlay
 from cache.records import EMPTY_ETAG, ZEROS, Extent, Inode, InodeFlag
 from cache.running_md5 import RunningMd5
 from cache.segments import Reservation
+from cache.snapshot import Snapshot, read_nowait
+from cache.staging import INLINE_MAX
 
 if TYPE_CHECKING:
     from cache.open_files import OpenFiles

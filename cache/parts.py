@@ -10,9 +10,9 @@ import queue
 import threading
 from collections.abc import Callable, Iterator
 
-from cache.contents import Staged, stage
 from cache.errors import InvalidPart, NoSuchUpload, StoreNotFound
 from cache.records import Part
+from cache.staging import Staged, stage
 from cache.stores.base import PartUpload
 
 

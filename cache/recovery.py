@@ -15,9 +15,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from cache import contents as bytes_of
 from cache import dirty, extents, moving, names, namespace
-from cache.contents import checksum_matches
+from cache.contents import checksum_matches, drop_bytes
 from cache.index import Index, Table, Txn
 from cache.records import (
     ROOT,
@@ -104,7 +103,7 @@ class Reaper:
             # Once more: a name may have been queued below it since.
             needed = _leads_to_queued(inode, txn.get(Table.ORPHANS, key) or b"", first)
             if inode.nlink == 0 and not needed and not dirty.waits_below(txn, number):
-                bytes_of.drop_bytes(txn, number)
+                drop_bytes(txn, number)
                 namespace.discard(txn, inode)
 
 

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from cache import dirty, encryption, metrics, namespace
 from cache.bytes_told import bytes_told
 from cache.comparison import Task
-from cache.contents import Contents, chunks
+from cache.contents import Contents
 from cache.errors import (
     StaleContent,
     StoreChanged,
@@ -29,6 +29,7 @@ from cache.errors import (
 from cache.index import Index, Table, Txn
 from cache.own_attributes import told
 from cache.records import Inode, Kind, ObjectAttributes, Stored
+from cache.snapshot import chunks
 from cache.stores.base import ABSENT, StoredAttributes, StoredObject
 
 log = logging.getLogger(__name__)

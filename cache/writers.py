@@ -11,14 +11,13 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from cache import contents as bytes_of
-from cache.contents import Staged, stage
 from cache.errors import CacheError, StoreUnavailable
 from cache.index import Recipient, Request, Txn
 from cache.namespace import Place
 from cache.persist import Persister
 from cache.publishing import Check, Object, Publication, Publisher
 from cache.records import Bucket, Inode, InodeFlag, ObjectAttributes, WriteMode
+from cache.staging import Staged, publish, stage
 from cache.stores.base import StoredObject, Upload
 from cache.uploading import uploaded_attributes
 
@@ -164,4 +163,4 @@ class ObjectWriter:
     def _fill(self, txn: Txn, inode: Inode) -> InodeFlag:
         if self._staged is None:
             return InodeFlag(inode.flags) & ~InodeFlag.INLINE
-        return bytes_of.publish(txn, inode, self._staged)
+        return publish(txn, inode, self._staged)

@@ -15,11 +15,11 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from cache.contents import Snapshot, chunks
 from cache.errors import CacheError
 from cache.frames import SealingWriter, Unsealed
 from cache.publishing import Check, Object
 from cache.records import ObjectAttributes
+from cache.snapshot import Snapshot, chunks
 from cache.writers import ObjectWriter
 from s3api.acl import OBJECT_GRANT_HEADERS
 from s3api.acls import new_object_access

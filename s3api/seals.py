@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from cache import encryption
-from cache.contents import Snapshot
 from cache.encryption import Encryption, Mode
 from cache.errors import NoSuchMasterKey
 from cache.frames import SealingWriter, Unsealed, sealed_size
 from cache.keyring import DEFAULT_KMS_KEY, NODE_KEY, Keyring
 from cache.parts import PartWriter
 from cache.records import Bucket, ObjectAttributes
+from cache.snapshot import Snapshot
 from cache.writers import ObjectWriter
 from s3api.bucket_encryption import default_of
 from s3api.operations import Call

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from aiohttp import web
 
-from cache.contents import FileRange, Piece, read_nowait
+from cache.snapshot import FileRange, Piece, read_nowait
 from s3api import metrics
 from s3api.answers import AnswerHead
 from s3api.operations import Call

@@ -8,8 +8,8 @@ from typing import cast
 import pytest
 
 from cache.cells import CellFill
-from cache.contents import Staged
 from cache.errors import DeadlineExceeded
+from cache.staging import Staged
 
 KIB = 1 << 10
 

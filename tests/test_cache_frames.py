@@ -9,7 +9,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cache.contents import Piece
 from cache.encryption import Encryption, Mode, layout_key, new_data_key, overhead
 from cache.errors import SealBroken
 from cache.frames import (
@@ -21,6 +20,7 @@ from cache.frames import (
     sealed_size,
 )
 from cache.records import ObjectAttributes
+from cache.snapshot import Piece
 from tests.support.volume import some_bytes
 
 SIZES = [0, 1, FRAME_BYTES - 1, FRAME_BYTES, FRAME_BYTES + 1, 3 * FRAME_BYTES, 1_500_000]

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from cache import extents
 from cache.config import MIB
-from cache.contents import INLINE_MAX
 from cache.errors import CacheFull, IsADirectory, NoSuchInode, NoSuchKey, NotPermitted
 from cache.records import WriteMode
 from cache.segments import Reservation
+from cache.staging import INLINE_MAX
 from tests.support.volume import BUCKET, TestVolume, box, some_bytes, through
 from tests.support.waiting import wait_until
 

@@ -15,11 +15,11 @@ import pytest
 
 from cache import disk
 from cache.config import MIB, CacheDirectory
-from cache.contents import FileRange
 from cache.errors import CacheFull, ExtentCorrupt
 from cache.namespace import Place
 from cache.records import WriteMode
 from cache.segments import BLOCK, PASSING_BYTES
+from cache.snapshot import FileRange
 from tests.support.loop_disk import loop_disk, requires_loop
 from tests.support.volume import TestVolume, some_bytes
 

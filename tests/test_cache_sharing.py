@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from cache import disk, extents
-from cache.contents import Snapshot
 from cache.records import ObjectAttributes
+from cache.snapshot import Snapshot
 from tests.support.volume import BUCKET, TestVolume, box, some_bytes
 from tests.support.waiting import wait_until
 

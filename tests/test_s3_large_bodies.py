@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from cache.config import MIB
-from cache.contents import Piece, Snapshot
 from cache.errors import DirtyLimit
 from cache.records import WriteMode
+from cache.snapshot import Piece, Snapshot
 from cache.stores.posix import PosixStore, PosixStoreConfig
 from tests.support.fault_store import FaultStore
 from tests.support.s3 import Door, refused, serving

@@ -16,8 +16,8 @@ from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import ClientError
 
 from cache import disk, extents
-from cache.contents import FileRange
 from cache.records import Extent
+from cache.snapshot import FileRange
 from tests.support.s3 import Door, door
 from tests.support.volume import some_bytes
 from tests.support.waiting import wait_until
