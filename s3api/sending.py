@@ -59,8 +59,8 @@ async def send(
         status=status,
         headers={**call.common_headers(), **headers, "Content-Length": str(length)},
     )
-    # From here on an error can only cut the connection: less than Content-Length must never
-    # look like an end.
+    # Once its head is sent an error can only cut the connection: less than Content-Length must
+    # never look like an end.
     call.response = response
     if pieces is not None:
         await response.prepare(call.request)
@@ -68,7 +68,9 @@ async def send(
             await _send_piece(call, response, piece)
     else:
         async with _fetched(call, body.pieces(start, stop)) as fetched:
+            first = await anext(fetched)  # of a store that fails here the client learns why
             await response.prepare(call.request)
+            await _send_piece(call, response, first)
             async for piece in fetched:
                 await _send_piece(call, response, piece)
     await response.write_eof()

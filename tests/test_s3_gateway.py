@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -263,28 +263,52 @@ def test_a_disk_that_fails(
     assert door.request("PUT", "/bucket/key", body=bytes(100_000)).status == 200
 
 
+def serve_pieces(
+    door: Door, monkeypatch: pytest.MonkeyPatch, pieces: Callable[..., Iterator[bytes]]
+) -> None:
+    """Have the bytes of every object come from there, as if none were cached."""
+    opened = door.volume.objects.open
+
+    def opening(bucket: str, key: bytes, version_id: str | None, **_: object) -> object:
+        found, snapshot = opened(bucket, key, version_id)
+        monkeypatch.setattr(type(snapshot), "cached", lambda *_: None)
+        monkeypatch.setattr(type(snapshot), "pieces", pieces)
+        return found, snapshot
+
+    monkeypatch.setattr(door.volume.objects, "open", opening)
+    monkeypatch.setattr(door.volume.objects, "open_now", lambda *_: None)
+
+
 def test_an_answer_that_cannot_be_finished_is_cut_off(
     door: Door, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Less than Content-Length must never look like an end."""
     door.client().put_object(Bucket="bucket", Key="key", Body=bytes(1 << 20))
-    opened = door.volume.objects.open
 
-    def failing(bucket: str, key: bytes, version_id: str | None, **_: object) -> object:
-        found, snapshot = opened(bucket, key, version_id)
-        monkeypatch.setattr(type(snapshot), "cached", lambda *_: None)
+    def pieces(*_: object) -> Iterator[bytes]:
+        yield bytes(1000)
+        raise StoreUnavailable("gone")
 
-        def pieces(*_: object) -> Iterator[bytes]:
-            yield bytes(1000)
-            raise StoreUnavailable("gone")
-
-        monkeypatch.setattr(type(snapshot), "pieces", pieces)
-        return found, snapshot
-
-    monkeypatch.setattr(door.volume.objects, "open", failing)
-    monkeypatch.setattr(door.volume.objects, "open_now", lambda *_: None)
+    serve_pieces(door, monkeypatch, pieces)
     with pytest.raises((http.client.IncompleteRead, ConnectionError)):
         door.request("GET", "/bucket/key")
+    monkeypatch.undo()
+    assert len(door.request("GET", "/bucket/key").body) == 1 << 20
+
+
+def test_an_answer_that_cannot_be_begun_is_an_error(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clients ask again after a 503; after a body that ends early, most do not."""
+    door.client().put_object(Bucket="bucket", Key="key", Body=bytes(1 << 20))
+
+    def pieces(*_: object) -> Iterator[bytes]:
+        raise StoreUnavailable("gone")
+        yield
+
+    serve_pieces(door, monkeypatch, pieces)
+    answer = door.request("GET", "/bucket/key")
+    assert (answer.status, answer.code) == (503, "ServiceUnavailable")
     monkeypatch.undo()
     assert len(door.request("GET", "/bucket/key").body) == 1 << 20
 
