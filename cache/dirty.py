@@ -48,11 +48,9 @@ def mark(
     A name that waits already keeps its turn; one that a persister is just working on is worked on
     again, because `touched` is compared when it is cleared.
     """
-    place = place_key(parent, name)
-    sequence = txn.get(Table.QUEUED, place)
-    if sequence is not None:
-        entry = txn.record(Table.QUEUE, sequence, QueueEntry)
-        assert entry is not None, "queued row without its queue row"
+    waiting = _row(txn, parent, name)
+    if waiting is not None:
+        sequence, entry = waiting
         size = max(size, entry.size)
         _add_bytes(txn, size - entry.size)
         entry = msgspec.structs.replace(
@@ -64,6 +62,7 @@ def mark(
         )
         txn.put_record(Table.QUEUE, sequence, entry)
         return
+    place = place_key(parent, name)
     base = base or (txn.get(Table.COPIES, place) or b"").decode()
     sequence = txn.next_id(b"next_sequence").to_bytes(8, "big")
     entry = QueueEntry(
@@ -75,8 +74,18 @@ def mark(
 
 
 def find(txn: Txn, parent: int, name: bytes) -> QueueEntry | None:
+    waiting = _row(txn, parent, name)
+    return None if waiting is None else waiting[1]
+
+
+def _row(txn: Txn, parent: int, name: bytes) -> tuple[bytes, QueueEntry] | None:
+    """(sequence, entry) of a name that waits."""
     sequence = txn.get(Table.QUEUED, place_key(parent, name))
-    return None if sequence is None else txn.record(Table.QUEUE, sequence, QueueEntry)
+    if sequence is None:
+        return None
+    entry = txn.record(Table.QUEUE, sequence, QueueEntry)
+    assert entry is not None, "queued row without its queue row"
+    return sequence, entry
 
 
 def entries_of(txn: Txn, directory: int) -> list[QueueEntry]:
@@ -97,12 +106,11 @@ def clear(txn: Txn, parent: int, name: bytes, touched: int | None = None) -> boo
     """Take the name out, unless it was marked again since its entry had `touched`. Whoever calls
     this knows what the store has under the name: a copy noted before is none any more."""
     place = place_key(parent, name)
-    sequence = txn.get(Table.QUEUED, place)
-    if sequence is None:
+    waiting = _row(txn, parent, name)
+    if waiting is None:
         txn.delete(Table.COPIES, place)
         return True
-    entry = txn.record(Table.QUEUE, sequence, QueueEntry)
-    assert entry is not None, "queued row without its queue row"
+    sequence, entry = waiting
     if touched is not None and entry.touched != touched:
         return False
     txn.delete(Table.QUEUE, sequence)
@@ -143,19 +151,18 @@ def forget_settled(txn: Txn, oldest_ns: int, newest_ns: int, limit: int = 2000) 
 def rebase(txn: Txn, parent: int, name: bytes, version: str) -> None:
     """The name lost its inode while that was on its way to the store, which has it now: what is
     there is ours, and the next upload may replace it."""
-    sequence = txn.get(Table.QUEUED, place_key(parent, name))
-    entry = sequence and txn.record(Table.QUEUE, sequence, QueueEntry)
-    if sequence and entry:
+    waiting = _row(txn, parent, name)
+    if waiting is not None:
+        sequence, entry = waiting
         txn.put_record(Table.QUEUE, sequence, msgspec.structs.replace(entry, base=version))
 
 
 def failed(txn: Txn, parent: int, name: bytes, error: str, retry_at_ns: int) -> None:
     """Note a failed attempt, to be repeated from retry_at_ns on."""
-    sequence = txn.get(Table.QUEUED, place_key(parent, name))
-    if sequence is None:
+    waiting = _row(txn, parent, name)
+    if waiting is None:
         return
-    entry = txn.record(Table.QUEUE, sequence, QueueEntry)
-    assert entry is not None, "queued row without its queue row"
+    sequence, entry = waiting
     entry = msgspec.structs.replace(
         entry, attempts=entry.attempts + 1, error=error, not_before_ns=retry_at_ns
     )
@@ -165,9 +172,9 @@ def failed(txn: Txn, parent: int, name: bytes, error: str, retry_at_ns: int) -> 
 def put_off(txn: Txn, parent: int, name: bytes, until_ns: int) -> None:
     """Let a name that is about to change again wait until then, or no longer with 0; one that
     failed has its own time."""
-    sequence = txn.get(Table.QUEUED, place_key(parent, name))
-    entry = sequence and txn.record(Table.QUEUE, sequence, QueueEntry)
-    if sequence and entry and not entry.attempts:
+    waiting = _row(txn, parent, name)
+    if waiting is not None and not waiting[1].attempts:
+        sequence, entry = waiting
         entry = msgspec.structs.replace(entry, not_before_ns=until_ns)
         txn.put_record(Table.QUEUE, sequence, entry)
 
