@@ -199,7 +199,11 @@ class OpenFile:
                 return len(data)
             self._spill()
             self._hash(start, data)
-            self._append(start, memoryview(data))
+            try:
+                self._append(start, memoryview(data))
+            except BaseException:
+                self._md5 = None  # which has these bytes
+                raise
             self._size = max(self._size, stop)
             self._unpublished += len(data)
             if self._unpublished >= _UNPUBLISHED_MAX or len(self._overlay) >= _OVERLAY_MAX:
@@ -227,11 +231,7 @@ class OpenFile:
         if self._image is None:
             return
         image = bytes(self._image)
-        try:
-            self._append(0, memoryview(image))
-        except BaseException:
-            self._overlay.clear()  # what got there is in the image
-            raise
+        self._append(0, memoryview(image))
         self._image = None
         self._md5 = RunningMd5(self._shared.hashing, image)
 
@@ -241,13 +241,15 @@ class OpenFile:
             self._md5 = None
 
     def _append(self, start: int, view: memoryview) -> None:
+        """All of it, or none: what got into a segment before there was no room is in no extent."""
+        appended = []
         while view:
             run = self._run
             if run is None or not run.room or self._run_start + run.written != start:
                 run = self._begin_run(start, len(view))
             part = view[: run.room]
             run.write(part)
-            self._overlay.insert(
+            appended.append(
                 Extent(
                     start,
                     len(part),
@@ -261,6 +263,8 @@ class OpenFile:
             )
             start += len(part)
             view = view[len(part) :]
+        for extent in appended:
+            self._overlay.insert(extent)
 
     def _begin_run(self, start: int, length: int) -> Reservation:
         follows = self._run is not None and self._run_start + self._run.written == start
@@ -369,7 +373,9 @@ class OpenFile:
         with self._lock:
             if not self._changed:
                 if self._more_comes:
-                    self._shared.index.commit(self._nothing_more_comes, durable=False, wait=wait)
+                    self._shared.index.commit(
+                        self._nothing_more_comes, grows=False, durable=False, wait=wait
+                    )
                     self._more_comes = False
                 with self._shared.index.read() as txn:
                     return namespace.get(txn, self.inode_id)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from cache import extents
 from cache.config import MIB
-from cache.errors import CacheFull, IsADirectory, NoSuchInode, NoSuchKey, NotPermitted
+from cache.errors import CacheFull, IndexFull, IsADirectory, NoSuchInode, NoSuchKey, NotPermitted
 from cache.records import WriteMode
 from cache.segments import Reservation
 from cache.staging import INLINE_MAX
@@ -201,6 +201,21 @@ def test_the_store_gets_a_large_file_when_it_is_closed_and_no_earlier(
     file.release()
 
 
+def test_a_full_index_does_not_fail_the_close_of_what_is_published(
+    box: TestVolume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cache.open_file._UNPUBLISHED_MAX", 500_000)
+    file = box.volume.open_files.open(box.create(b"f").id, write=True)
+    file.write(0, some_bytes(500_000))
+    monkeypatch.setattr(box.volume.index, "_make_room", lambda *, wait: IndexFull("full"))
+    with pytest.raises(IndexFull):
+        box.create(b"g")
+    file.flush()
+    file.release()
+    box.drain()
+    assert box.stored_bytes(b"f") == some_bytes(500_000)
+
+
 @pytest.mark.parametrize("size", [0, 100, 600_000])
 def test_the_etag_stays_as_long_as_the_content(box: TestVolume, size: int) -> None:
     box.create(b"f")
@@ -328,6 +343,33 @@ def test_a_file_that_cannot_outgrow_memory_keeps_what_it_has(
     file.write(3, bytes(INLINE_MAX))
     file.release()
     assert box.get(b"f") == b"abc" + bytes(INLINE_MAX)
+
+
+def test_a_write_that_finds_no_room_leaves_nothing_behind(
+    box: TestVolume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither behind the end of the file, nor in its MD5: what follows goes on behind the gap, as
+    the kernel hands it over."""
+
+    def no_room(length: int, *, passing: bool) -> Reservation:
+        raise CacheFull("no segment")
+
+    data = some_bytes(300_000)
+    file = box.volume.open_files.open(box.create(b"f").id, write=True)
+    file.write(0, data[:50_000])
+    file.write(50_000, data[50_000:60_000])  # begins a stretch that has room for more
+    with monkeypatch.context() as patched:
+        patched.setattr(box.volume.segments.dirty, "reserve", no_room)
+        with pytest.raises(CacheFull):
+            file.write(60_000, data[60_000:200_000])
+    file.flush()
+    assert box.get(b"f") == data[:60_000]
+    box.check()
+    file.write(200_000, data[200_000:])
+    file.release()
+    assert box.get(b"f") == data[:60_000] + bytes(140_000) + data[200_000:]
+    assert "-" in box.volume.objects.get(BUCKET, b"f").etag
+    box.check()
 
 
 def test_a_small_file_that_is_appended_to_until_it_is_large_has_its_md5_as_etag(
