@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 _PAUSE_MIN_S = 0.5
 _PAUSE_MAX_S = 60.0
+_PUT_OFF_MAX_NS = 120 * 10**9
+"""Nothing is told to wait for longer: what seems to was told so before the clock was set back."""
 _SCAN_MAX = 20_000
 _SETTLED_AGE_NS = 300 * 10**9
 _CALM = 0.25
@@ -133,7 +135,8 @@ class Queue:
     def _is_put_off(entry: QueueEntry, now: int, waits: bool) -> bool:
         """Whether its time is to come: after a failure; or, where entries may wait, because the
         file is just being written."""
-        return entry.not_before_ns > now and (waits or entry.attempts > 0)
+        is_early = now < entry.not_before_ns <= now + _PUT_OFF_MAX_NS
+        return is_early and (waits or entry.attempts > 0)
 
     def _rests(self, txn: Txn, entry: QueueEntry) -> bool:
         """Whether the entry's store is left in peace for a while, because it did not answer."""

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from cache import dirty
 from cache.config import MIB
+from cache.index import Txn
 from node.draining import drain
 from tests.support.fault_store import no_fault, unavailable
 from tests.support.volume import TestVolume, some_bytes
@@ -82,9 +84,17 @@ def test_dirty_bytes_that_press_are_persisted_without_delay(box: TestVolume) -> 
 def test_a_clock_that_was_set_back_holds_nothing_up(
     box: TestVolume, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    box.put(b"from-the-future", b"x")
+    for key in (b"from-the-future", b"put-off", b"failed"):
+        box.put(key, b"x")
+    soon = time.time_ns() + 10 * 10**9
+
+    def wait(txn: Txn) -> None:
+        dirty.put_off(txn, box.root, b"put-off", soon)
+        dirty.failed(txn, box.root, b"failed", "the store is away", soon)
+
+    box.volume.index.commit(wait)
     hour_ago = time.time_ns() - 3_600 * 10**9
     monkeypatch.setattr("cache.queue.time.time_ns", lambda: hour_ago)
-    assert box.volume.queue.run_once() == 1
+    assert box.volume.queue.run_once() == 3
     wait_until(box.volume.queue.is_idle)
-    assert box.is_stored(b"from-the-future")
+    assert set(box.stored()) == {b"from-the-future", b"put-off", b"failed"}
