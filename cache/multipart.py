@@ -2,8 +2,9 @@
 
 A part is an inode without a name that holds the part's extents. Completing gives those extents to
 the object: no byte moves, whatever its size. In write_through a part also passes through to a
-multipart upload of the store as it arrives, so that completing costs one round trip there.
-Blocking, thread-safe; a part writer belongs to one thread at a time.
+multipart upload of the store as it arrives, so that completing costs one round trip there. So do
+the parts of an upload that has outgrown what may wait here for the store; those before follow when
+it is completed. Blocking, thread-safe; a part writer belongs to one thread at a time.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import logging
 import time
 import uuid
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 
@@ -35,6 +37,7 @@ from cache.parts import PartWriter
 from cache.persist import Persister
 from cache.publishing import Check, Object, Publication, Publisher
 from cache.records import (
+    Bucket,
     Inode,
     InodeFlag,
     Kind,
@@ -52,6 +55,8 @@ from cache.versions import is_versioned
 log = logging.getLogger(__name__)
 
 PART_NUMBER_MAX = 10_000
+_BROUGHT_AT_ONCE = 4
+"""Parts that follow an upload to the store at the same time."""
 
 Parts = list[Part]
 UploadRecords = list[UploadRecord]
@@ -104,14 +109,9 @@ class Uploads:
         markers.check_unversioned(record, key, 1)
         if self._buckets.mode_of(record, key).persists:
             check_fits(self._buckets.store(record), attributes)
-        token = ""
-        store_key = b""
-        # As in Objects.writer.
-        goes_later = is_versioned(record) or key.endswith(b"/")
-        if self._buckets.mode_of(record, key).waits_for_store and not goes_later:
-            with self._index.read() as txn:
-                store_key = namespace.store_key_of(txn, record.root, key)
-            token = store.begin_parts(store_key, uploaded_attributes(attributes)).token
+        store_key, token = b"", ""
+        if self._buckets.mode_of(record, key).waits_for_store:
+            store_key, token = self._begin_at_store(record, key, attributes)
         upload = UploadRecord(
             id=str(uuid.uuid4()),
             bucket=bucket,
@@ -128,6 +128,18 @@ class Uploads:
             lambda txn: txn.put_record(Table.UPLOADS, _upload_key(bucket, upload.id), upload)
         )
         return upload
+
+    def _begin_at_store(
+        self, bucket: Bucket, key: bytes, attributes: ObjectAttributes
+    ) -> tuple[bytes, str]:
+        """(key, token) of an upload there; empty where the body goes there later, as it does in
+        Objects.writer."""
+        if is_versioned(bucket) or key.endswith(b"/"):
+            return b"", ""
+        with self._index.read() as txn:
+            store_key = namespace.store_key_of(txn, bucket.root, key)
+        store = self._buckets.store(bucket)
+        return store_key, store.begin_parts(store_key, uploaded_attributes(attributes)).token
 
     def get(self, bucket: str, key: bytes, upload_id: str) -> UploadRecord:
         """NoSuchBucket, NoSuchUpload; also for an upload of another key."""
@@ -194,15 +206,22 @@ class Uploads:
         return found
 
     def part_writer(self, upload: UploadRecord, number: int, *, size_bytes: int) -> PartWriter:
-        """Begin a part of exactly size_bytes. DirtyLimit, also for one that is larger than what may
-        be dirty at all; InvalidPart for a bad number."""
+        """Begin a part of exactly size_bytes; one with which the upload outgrows what may be dirty
+        goes to the store only. DirtyLimit, also where it may not go there; InvalidPart for a bad
+        number; NoSuchUpload, StoreUnavailable."""
         if not 1 <= number <= PART_NUMBER_MAX:
             raise InvalidPart(f"part number {number}")
-        if not upload.store_token:
-            self._admission.admit(size_bytes)
-        stream = "fill" if upload.store_token else "dirty"
-        staged = self._contents.stage(size_bytes, stream=stream)
+        # Parts are mostly of one size, so the number says how much it is with those under way.
+        outgrown = self._admission.is_too_large(number * size_bytes)
+        if outgrown and not upload.store_token:
+            upload = self._pass_on(upload)
         passing = self._resume(upload) if upload.store_token else None
+        staged = None
+        if passing is None:
+            self._admission.admit(size_bytes)
+            staged = self._contents.stage(size_bytes)
+        elif not outgrown:
+            staged = self._contents.stage(size_bytes, stream="fill")
 
         def enter(
             staged: Staged | None, etag: str, checksums: dict[str, str], store_tag: str
@@ -210,6 +229,33 @@ class Uploads:
             return self._enter_part(upload, number, size_bytes, staged, etag, checksums, store_tag)
 
         return PartWriter(number, size_bytes, staged, passing, enter)
+
+    def _pass_on(self, upload: UploadRecord) -> UploadRecord:
+        """Have the parts from now on pass through to the store, where they may: the upload as it is
+        then."""
+        bucket = self._buckets.get(upload.bucket)
+        if not self._buckets.mode_of(bucket, upload.key).persists:
+            return upload
+        store_key, token = self._begin_at_store(bucket, upload.key, upload.attributes)
+        if not token:
+            return upload
+        passing = msgspec.structs.replace(upload, store_key=store_key, store_token=token)
+
+        def change(txn: Txn) -> UploadRecord:
+            current = self._find(txn, upload.bucket, upload.key, upload.id)
+            if current.store_token:
+                return current  # another part was first
+            txn.put_record(Table.UPLOADS, _upload_key(upload.bucket, upload.id), passing)
+            return passing
+
+        current = None
+        try:
+            current = self._index.commit(change)
+        finally:
+            if current is not passing:
+                self._resume(passing).abort()
+        log.info("upload %s of %r outgrows the cache: it goes through", upload.id, upload.key)
+        return current
 
     def _enter_part(
         self,
@@ -354,11 +400,38 @@ class Uploads:
         persist = mode.persists
         new = Publication(bucket, upload.key, size, etag, attributes, check, persist)
         if upload.store_token:
-            return self._complete_through(upload, parts, new)
+            return self._complete_through(upload, self._all_brought(upload, parts), new)
         found, place = self._index.commit(lambda txn: self._publish(txn, upload, parts, new))
         if mode.waits_for_store:
             self._persister.persist(place)
         return found
+
+    def _all_brought(self, upload: UploadRecord, parts: Parts) -> Parts:
+        """The parts, when the store has those too that came before the upload was passed on."""
+        here_only = [part for part in parts if not part.store_tag]
+        with ThreadPoolExecutor(_BROUGHT_AT_ONCE, thread_name_prefix="part") as pool:
+            brought = pool.map(lambda part: self._bring(upload, part), here_only)
+            by_number = {part.number: part for part in brought}
+        return [by_number.get(part.number, part) for part in parts]
+
+    def _bring(self, upload: UploadRecord, part: Part) -> Part:
+        """Give the store a part that is here only. What it has then it keeps, should the upload not
+        be completed now."""
+        snapshot = self._contents.open(part.inode)
+        if snapshot is None:
+            raise InvalidPart(f"part {part.number} was replaced")
+        snapshot.warms = False
+        with snapshot:
+            body = chunks(snapshot, 0, part.size)
+            tag = self._resume(upload).write_part(part.number, body, part.size)
+        brought = msgspec.structs.replace(part, store_tag=tag)
+
+        def change(txn: Txn) -> None:
+            self._check(txn, upload, [part])
+            txn.put_record(Table.PARTS, _part_key(upload.id, part.number), brought)
+
+        self._index.commit(change)
+        return brought
 
     def _complete_through(self, upload: UploadRecord, parts: Parts, new: Publication) -> Object:
         place = self._publisher.intend(new.bucket, new.key)
@@ -404,7 +477,8 @@ class Uploads:
 
     def _check(self, txn: Txn, upload: UploadRecord, parts: Parts) -> None:
         """NoSuchUpload; InvalidPart if one is not what it was when it was listed."""
-        self._find(txn, upload.bucket, upload.key, upload.id)
+        if self._find(txn, upload.bucket, upload.key, upload.id) != upload:
+            raise StaleContent(f"upload {upload.id} has just outgrown the cache")
         for part in parts:
             if txn.record(Table.PARTS, _part_key(upload.id, part.number), Part) != part:
                 raise InvalidPart(f"part {part.number} was replaced")
@@ -412,6 +486,7 @@ class Uploads:
     def abort(self, upload: UploadRecord) -> None:
         """Forget the upload and free its parts, here and in the store. NoSuchUpload if another
         did. A part that arrives later is refused."""
+        upload = self.get(upload.bucket, upload.key, upload.id)
 
         def change(txn: Txn) -> None:
             self._find(txn, upload.bucket, upload.key, upload.id)

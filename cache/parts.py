@@ -78,16 +78,18 @@ class PartWriter:
         self,
         number: int,
         size_bytes: int,
-        staged: Staged,
+        staged: Staged | None,
         passing: PartUpload | None,
         enter: Enter,
     ) -> None:
+        """staged: where a copy is made; passing: the store's upload. One of them there is."""
         self._number = number
         self._size_bytes = size_bytes
         self._written = 0
-        self._staged: Staged | None = staged
+        self._staged = staged
         self._enter = enter
-        staged.never_inline()
+        if staged is not None:
+            staged.never_inline()
         self._pump = None if passing is None else _Pump(passing, number, size_bytes)
 
     def write(self, chunk: bytes | bytearray | memoryview) -> None:

@@ -91,10 +91,10 @@ class FaultStore:
 
     def begin_parts(self, key: bytes, attributes: StoredAttributes) -> PartUpload:
         self._begin("begin_parts", key)
-        return self.store.begin_parts(key, attributes)
+        return _FaultParts(self, key, self.store.begin_parts(key, attributes))
 
     def resume_parts(self, key: bytes, token: str) -> PartUpload:
-        return self.store.resume_parts(key, token)
+        return _FaultParts(self, key, self.store.resume_parts(key, token))
 
     def put(
         self,
@@ -187,3 +187,41 @@ class _FaultUpload:
 
     def abort(self) -> None:
         self._upload.abort()
+
+
+class _FaultParts:
+    def __init__(self, faults: FaultStore, key: bytes, parts: PartUpload) -> None:
+        self._faults = faults
+        self._key = key
+        self._parts = parts
+
+    @property
+    def token(self) -> str:
+        return self._parts.token
+
+    def write_part(self, number: int, chunks: Iterable[bytes | memoryview], size_bytes: int) -> str:
+        self._faults._begin("write_part", self._key)
+        tag = self._parts.write_part(number, chunks, size_bytes)
+        self._faults.after("write_part", self._key)
+        return tag
+
+    def copy_part(self, number: int, source: bytes, start: int, stop: int, version: str) -> str:
+        self._faults._begin("copy_part", self._key)
+        tag = self._parts.copy_part(number, source, start, stop, version)
+        self._faults.after("copy_part", self._key)
+        return tag
+
+    def commit(
+        self,
+        parts: list[tuple[int, str]],
+        attributes: StoredAttributes,
+        *,
+        expected: str | None = None,
+    ) -> StoredObject:
+        self._faults._begin("commit_parts", self._key)
+        found = self._parts.commit(parts, attributes, expected=expected)
+        self._faults.after("commit_parts", self._key)
+        return found
+
+    def abort(self) -> None:
+        self._parts.abort()
