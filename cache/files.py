@@ -32,8 +32,7 @@ from cache.errors import (
     WouldWait,
 )
 from cache.index import Index, Table, Txn
-from cache.marking import mark_all, queued_through, through_places, through_places_in
-from cache.namespace import Place
+from cache.marking import mark_all, through_places, through_places_in
 from cache.persist import Persister
 from cache.records import EMPTY_ETAG, ROOT, Inode, InodeFlag, Kind
 from cache.stores.base import Store
@@ -271,7 +270,7 @@ class Files:
         check_new_name(name)
         self._directories.learn(parent, wait=wait)
 
-        def change(txn: Txn) -> Inode | None:
+        def change(txn: Txn) -> Inode:
             self._directories.alive(txn, parent)
             found = namespace.get(txn, inode)
             if found.is_dir:
@@ -286,24 +285,12 @@ class Files:
                 raise CrossesBucket("a link stays in its bucket")
             if namespace.lookup(txn, parent, name) is not None:
                 raise NameExists(repr(name))
-            replaced.update(queued_through(txn, self._buckets, found))
-            if not replaced <= held:
-                return None
             found = namespace.add_link(txn, found, parent, name)
             self._directories.mark(txn, place)
             return found
 
-        # Who is just uploading over the file's only name, straight into the store, would not see
-        # that its bytes there are needed from now on.
-        replaced: set[Place] = set()
-        while True:
-            held = frozenset(replaced)
-            with self._persister.standing_still(held):
-                linked = self._index.commit(change, durable=False, wait=wait)
-            if linked is not None:
-                return linked
-            if not wait:
-                raise WouldWait(f"inode {inode} may be about to be replaced in the store")
+        with self._persister.standing_still([inode], wait=wait):
+            return self._index.commit(change, durable=False, wait=wait)
 
     def unlink(self, parent: int, name: bytes, *, wait: bool = True) -> None:
         """Remove a name of a file. IsADirectory."""

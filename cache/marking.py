@@ -60,16 +60,11 @@ def through_places(index: Index, buckets: Buckets, inode: Inode) -> list[Place]:
     if inode.parent in (0, ROOT):
         return []  # the root and the directories of buckets are in no store
     with index.read() as txn:
-        return queued_through(txn, buckets, inode)
-
-
-def queued_through(txn: Txn, buckets: Buckets, inode: Inode) -> list[Place]:
-    """As through_places, of an inode below a bucket."""
-    return [
-        place
-        for place, mode in _places(txn, buckets, inode)
-        if mode.waits_for_store and dirty.find(txn, place.parent, place.name) is not None
-    ]
+        return [
+            place
+            for place, mode in _places(txn, buckets, inode)
+            if mode.waits_for_store and dirty.find(txn, place.parent, place.name) is not None
+        ]
 
 
 def through_places_in(txn: Txn, buckets: Buckets, directory: int) -> list[Place]:

@@ -38,10 +38,12 @@ from cache.config import CacheConfig
 from cache.contents import Contents
 from cache.discovery import Discovery
 from cache.errors import (
+    DeadlineExceeded,
     NoSuchBucket,
     NoSuchInode,
     StoreNotFound,
     StoreUnavailable,
+    WouldWait,
 )
 from cache.fetch import Fetcher
 from cache.index import Index, Txn
@@ -134,7 +136,11 @@ class Persister:
                 continue
             # The inode's lock, too: what is under way with it would be noted after it was parted
             # from this place, and its other names be looked for here.
-            with self._holding(place.bucket, task.key, task.inode):
+            replaced = [] if task.inode is None else [task.inode.id]
+            with (
+                self._holding(place.bucket, task.key, task.inode),
+                self.standing_still(replaced),
+            ):
                 now = self._comparison.again(task, taking=True)
                 if now is not None:
                     self._take_along(now.inode, place)
@@ -143,16 +149,19 @@ class Persister:
         raise StoreUnavailable(f"{place.name!r} changes faster than it can be written")
 
     @contextlib.contextmanager
-    def standing_still(self, places: Iterable[Place]) -> Iterator[None]:
-        """Keep the store's objects of some places as they are, while their names are taken
-        elsewhere: an upload that is just replacing one would not see that it is the only copy.
-        Blocks."""
-        # A set: where a directory was renamed and another has its old name, two places may be one
-        # key of the store, for as long as that has not followed. Sorted: two renames may cross.
-        keys = {(place.bucket, self._comparison.look(place).key) for place in places}
+    def standing_still(self, files: Iterable[int], *, wait: bool = True) -> Iterator[None]:
+        """Have no upload replace these inodes in the store while they are given other names: it
+        would not see that it replaces what may be the only copy. Blocks; wait: False for WouldWait.
+        """
+        deadline_s = self._deadline_s if wait else 0
         with contextlib.ExitStack() as held:
-            for bucket, key in sorted(keys):
-                held.enter_context(self._holding(bucket, key))
+            for inode in sorted(files):  # two renames may cross
+                try:
+                    held.enter_context(self._locks.hold("named", inode, deadline_s=deadline_s))
+                except DeadlineExceeded:
+                    if wait:
+                        raise
+                    raise WouldWait(f"inode {inode} is being replaced in the store") from None
             yield
 
     @contextlib.contextmanager

@@ -61,51 +61,61 @@ class Renames:
         self._directories.learn(new_parent)
         with self._index.read() as txn:
             target = namespace.lookup(txn, new_parent, new_name)
-            moving = self._passing_through(txn, parent, name)
-            if exchange:
-                moving += self._passing_through(txn, new_parent, new_name)
         if target is not None and target[1].is_dir:
             self._directories.learn(target[1].id)
+        moving = [(parent, name), (new_parent, new_name)] if exchange else [(parent, name)]
 
-        def change(txn: Txn) -> None:
-            source_name, source = self._directories.existing(txn, parent, name)
-            self._directories.alive(txn, new_parent)
-            old = self._directories.place(txn, parent, source_name)
-            new = self._directories.place(txn, new_parent, new_name + _suffix(source))
-            if old.bucket != new.bucket:
-                raise CrossesBucket("a rename stays in its bucket")
-            if source.is_dir:
-                _check_not_below(txn, source.id, new_parent)
-                self._check_same_modes(txn, old, new)
-                self._check_without_versions(txn, old, new)
-            target = namespace.lookup(txn, new_parent, new_name)
-            if exchange:
-                if target is None:
-                    raise NoSuchKey(new_name)
-                self._exchange(
-                    txn, old, source, Place(new.bucket, new.parent, target[0]), target[1]
-                )
-                return
-            if target is not None:
-                if not replace:
-                    raise NameExists(repr(new_name))
-                if target[1].id == source.id:
-                    return  # two links of one file: rename(2) does nothing
-                self._displace(txn, source, Place(new.bucket, new.parent, target[0]), target[1])
-            self._move(txn, source, old, new)
-            self._directories.keep(txn, parent)
+        def change(txn: Txn) -> bool:
+            """False if other files, or the store, have the names by now."""
+            if _stored_at(txn, moving) != still:
+                return False
+            self._rename_in(
+                txn, parent, name, new_parent, new_name, exchange=exchange, replace=replace
+            )
+            return True
 
-        with self._persister.standing_still(moving):
-            self._index.commit(change, durable=False)
+        while True:
+            with self._index.read() as txn:
+                still = _stored_at(txn, moving)
+            with self._persister.standing_still(still):
+                if self._index.commit(change, durable=False):
+                    return
 
-    def _passing_through(self, txn: Txn, parent: int, name: bytes) -> list[Place]:
-        """The place of a file that S3 clients may be uploading over at this moment, straight into
-        the store."""
-        dentry = names.find(txn, parent, name)
-        if dentry is None or dentry.kind != Kind.FILE:
-            return []
-        place = Place(namespace.bucket_of(txn, parent), parent, name)
-        return [place] if marking.mode_at(txn, self._buckets, place).waits_for_store else []
+    def _rename_in(
+        self,
+        txn: Txn,
+        parent: int,
+        name: bytes,
+        new_parent: int,
+        new_name: bytes,
+        *,
+        exchange: bool,
+        replace: bool,
+    ) -> None:
+        source_name, source = self._directories.existing(txn, parent, name)
+        self._directories.alive(txn, new_parent)
+        old = self._directories.place(txn, parent, source_name)
+        new = self._directories.place(txn, new_parent, new_name + _suffix(source))
+        if old.bucket != new.bucket:
+            raise CrossesBucket("a rename stays in its bucket")
+        if source.is_dir:
+            _check_not_below(txn, source.id, new_parent)
+            self._check_same_modes(txn, old, new)
+            self._check_without_versions(txn, old, new)
+        target = namespace.lookup(txn, new_parent, new_name)
+        if exchange:
+            if target is None:
+                raise NoSuchKey(new_name)
+            self._exchange(txn, old, source, Place(new.bucket, new.parent, target[0]), target[1])
+            return
+        if target is not None:
+            if not replace:
+                raise NameExists(repr(new_name))
+            if target[1].id == source.id:
+                return  # two links of one file: rename(2) does nothing
+            self._displace(txn, source, Place(new.bucket, new.parent, target[0]), target[1])
+        self._move(txn, source, old, new)
+        self._directories.keep(txn, parent)
 
     def _check_same_modes(self, txn: Txn, old: Place, new: Place) -> None:
         """CrossesBucket when a directory would leave or enter a transient place: what is below it
@@ -206,6 +216,13 @@ class Renames:
         self._directories.mark(txn, second, former=other)
         for place in {to_first, to_second} - {first, second}:
             self._directories.mark(txn, place)
+
+
+def _stored_at(txn: Txn, places: list[tuple[int, bytes]]) -> set[int]:
+    """The files under some names, of those that the store has: it may be alone with their bytes."""
+    dentries = (names.find(txn, parent, name) for parent, name in places)
+    found = (namespace.get(txn, dentry.inode) for dentry in dentries if dentry is not None)
+    return {inode.id for inode in found if inode.kind == Kind.FILE and inode.stored is not None}
 
 
 def _suffix(inode: Inode) -> bytes:

@@ -99,11 +99,21 @@ def test_an_object_that_others_replaced_is_found_by_the_reader_after_the_one_tha
         box.close()
 
 
-def test_a_rename_waits_for_an_upload_that_replaces_its_file_in_the_store(tmp_path: Path) -> None:
-    box = TestVolume(tmp_path, write_mode=WriteMode.WRITE_THROUGH)
+SMALL_LIMIT = {"dirty_soft_limit": 0.004, "dirty_hard_limit": 0.004}
+"""Of dirty bytes, in all: 268 thousand."""
+STRAIGHT_INTO_THE_STORE = [{"write_mode": WriteMode.WRITE_THROUGH}, SMALL_LIMIT]
+"""Each body, or those that are larger than what may wait here."""
+
+
+@pytest.mark.parametrize("settings", STRAIGHT_INTO_THE_STORE, ids=["write_through", "too large"])
+def test_a_rename_waits_for_an_upload_that_replaces_its_file_in_the_store(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    box = TestVolume(tmp_path, **settings)
     try:
-        old, new = some_bytes(300_000, "old"), some_bytes(300_000, "new")
+        old, new = some_bytes(200_000, "old"), some_bytes(300_000, "new")
         box.put(b"a", old)
+        box.drain()
         box.evict()
         renames: list[threading.Thread] = []
 
@@ -184,19 +194,22 @@ def test_what_replaces_a_link_waits_for_what_is_under_way_with_the_file(
     through.check()
 
 
+@pytest.mark.parametrize("settings", STRAIGHT_INTO_THE_STORE, ids=["write_through", "too large"])
 def test_a_link_to_what_is_just_replaced_comes_too_late(
-    through: TestVolume, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else it leads to bytes that the store has no more."""
-    first, second = some_bytes(20_000, "first"), some_bytes(30_000, "second")
-    through.put(b"a", first)
+    box = TestVolume(tmp_path, **settings)
+    first, second = some_bytes(200_000, "first"), some_bytes(300_000, "second")
+    box.put(b"a", first)
+    box.drain()
     at_locks = threading.Event()
     outcome: list[str] = []
     hold = NodeLocks.hold
 
     def link() -> None:
         try:
-            through.link(b"a", b"b")
+            box.link(b"a", b"b")
             outcome.append("linked")
         except NoSuchInode:
             outcome.append("too late")
@@ -215,11 +228,12 @@ def test_a_link_to_what_is_just_replaced_comes_too_late(
             assert at_locks.wait(20)
 
     monkeypatch.setattr(NodeLocks, "hold", noticed)
-    through.store.before = link_meanwhile
-    through.put(b"a", second)
+    box.store.before = link_meanwhile
+    box.put(b"a", second)
     linking.join()
-    through.evict()
+    box.evict()
     assert outcome == ["too late"]
-    assert through.names() == [b"a"]
-    assert through.get(b"a") == second
-    through.check()
+    assert box.names() == [b"a"]
+    assert box.get(b"a") == second
+    box.check()
+    box.close()
