@@ -252,9 +252,10 @@ class Uploads:
         try:
             current = self._index.commit(change)
         finally:
-            if current is not passing:
+            if current is passing:
+                log.info("upload %s of %r outgrows the cache", upload.id, upload.key)
+            else:
                 self._resume(passing).abort()
-        log.info("upload %s of %r outgrows the cache: it goes through", upload.id, upload.key)
         return current
 
     def _enter_part(
