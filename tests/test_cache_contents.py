@@ -248,7 +248,7 @@ def test_at_the_limit_the_mount_waits_while_the_store_makes_way(tmp_path: Path) 
         with ThreadPoolExecutor() as pool:
             writing = pool.submit(volume.write, b"file", b"x")
             volume.drain()
-            writing.result(timeout=10)
+            writing.result(timeout=60)
         assert volume.read(b"file") == b"x"
     finally:
         volume.close()

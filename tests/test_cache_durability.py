@@ -372,7 +372,7 @@ def test_who_waits_while_a_sync_fails_does_not_try_again(
     index = opened(tmp_path)
     point = index._point
     assert point is not None
-    wait_until(lambda: point._pin is None, "nobody has a pin", 10)
+    wait_until(lambda: point._pin is None, "nobody has a pin")
     # As by another process: a pin of it needs a sync.
     with index._env.begin(write=True, db=index._tables[Table.META]) as raw:
         raw.put(b"another", b"")
@@ -380,7 +380,7 @@ def test_who_waits_while_a_sync_fails_does_not_try_again(
 
     def sync_data(fd: int) -> None:
         syncing.set()
-        assert fail.wait(10)
+        assert fail.wait(60)
         raise OSError(5, "Input/output error")
 
     def commit() -> None:
@@ -392,12 +392,12 @@ def test_who_waits_while_a_sync_fails_does_not_try_again(
     monkeypatch.setattr(disk, "sync_data", sync_data)
     threads = [threading.Thread(target=commit) for _ in range(2)]
     threads[0].start()
-    assert syncing.wait(10)
+    assert syncing.wait(60)
     threads[1].start()
     fail.set()
     for thread in threads:
-        thread.join(10)
-        assert ended.acquire(timeout=10)
+        thread.join(60)
+        assert ended.acquire(timeout=60)
     assert content(index) == {}
     index.close()
 

@@ -126,11 +126,11 @@ def test_of_many_at_once_one_opens(box: TestVolume, is_there: bool) -> None:
 
     def wait(operation: str, key: bytes) -> None:
         if operation == "open" and box.store.calls["open"] == 1:
-            all_are_there.wait(10)
+            all_are_there.wait(60)
 
     def ask(first: bool) -> None:
         if not first:
-            all_are_there.wait(10)
+            all_are_there.wait(60)
         try:
             outcome.append(read(box))
         except NoSuchKey:

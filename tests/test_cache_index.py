@@ -244,7 +244,7 @@ def test_what_is_submitted_comes_back_durable_with_its_result(index: Index) -> N
         return 7
 
     request = index.submit(change, taker)
-    assert taker.all_here.wait(10)
+    assert taker.all_here.wait(60)
     assert taker.taken == [[request]]
     assert (request.result, request.error) == (7, None)
     with index.read() as txn:
@@ -269,8 +269,8 @@ def test_submitted_changes_share_a_commit_with_those_that_wait(index: Index) -> 
         bad = index.submit(fails, one)
         others = index.submit(put(b"b"), other)
     waits.join()
-    assert one.all_here.wait(10)
-    assert other.all_here.wait(10)
+    assert one.all_here.wait(60)
+    assert other.all_here.wait(60)
     assert index._env.info()["last_txnid"] == before + 1
     assert (one.taken, other.taken) == ([[good, bad]], [[others]])
     assert (good.error, type(bad.error), others.error) == (None, NoSuchKey, None)
@@ -305,7 +305,7 @@ def test_who_submitted_is_told_after_the_mount(tmp_path: Path) -> None:
     index._sink = Sink()  # type: ignore[assignment]
     taker = Orderly(1)
     index.submit(lambda txn: txn.changes.append(Change(1, b"n", 0)), taker)
-    assert taker.all_here.wait(10)
+    assert taker.all_here.wait(60)
     assert order == ["warned", "told", "taken"]
 
 

@@ -143,7 +143,7 @@ class _Refusing:
         if self._takes:
             assert sum(len(chunk) for chunk in chunks) == size_bytes
         else:
-            self.go_on.wait(10)
+            self.go_on.wait(60)
         raise StoreUnavailable("says the test")
 
 
@@ -167,7 +167,7 @@ def _in_time(call: Any) -> BaseException | None:
             ends.put(None)
 
     threading.Thread(target=run, daemon=True).start()
-    return ends.get(timeout=10)
+    return ends.get(timeout=60)
 
 
 def test_a_part_that_the_store_refuses_at_its_end_ends(box: TestVolume) -> None:

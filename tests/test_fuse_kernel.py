@@ -102,7 +102,7 @@ def test_under_readers_that_never_rest(mount: Mounted, door: Volume) -> None:
     finally:
         stop.set()
         for thread in threads:
-            thread.join(20)
+            thread.join(60)
     assert failures == []
 
 
@@ -169,7 +169,7 @@ def test_what_a_listing_through_the_mount_finds_changed_in_the_store_is_seen(
                 and (mount.bucket / "changed").read_text() == "newer"
             )
 
-        wait_until(is_new, deadline_s=10)
+        wait_until(is_new)
 
 
 def test_without_a_mount_there_is_nothing_to_forget() -> None:
@@ -183,13 +183,13 @@ def test_a_forget_under_way_is_waited_for(monkeypatch: pytest.MonkeyPatch, tmp_p
 
     def slow(parent: int, name: bytes) -> None:
         began.set()
-        assert go.wait(10)
+        assert go.wait(60)
 
     monkeypatch.setattr("pyfuse3.invalidate_entry", slow)
     kernel = KernelCache()
     kernel.mounted()
     kernel.forget_soon([Change(1, b"name", 0)])
-    assert began.wait(10)
+    assert began.wait(60)
     assert not kernel.unmounting(0.05)
     go.set()
-    assert kernel.unmounting(10)
+    assert kernel.unmounting(60)

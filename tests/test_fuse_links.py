@@ -24,7 +24,7 @@ from fuse.links import Removals
 from tests.support.mount import Mounted, mounted, requires_fuse
 from tests.support.waiting import wait_until
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 
 class Hold:

@@ -11,12 +11,16 @@ import trio.testing
 
 from cache.errors import DeadlineExceeded, NoSuchInode
 from fuse.interrupts import Interrupts
-from fuse.threads import Lane
+from fuse.threads import Lane, Late
+
+DEADLINE_S = 10.0
+"""Of a lane whose deadline passes in the test: when that says so, whatever the machine does."""
+WAIT_S = 60.0
 
 
 def test_a_result_and_an_error_come_back() -> None:
     async def main() -> None:
-        lane = Lane("test", threads=1, deadline_s=10, interrupts=Interrupts())
+        lane = Lane("test", threads=1, deadline_s=WAIT_S, interrupts=Interrupts())
         assert await lane.run(lambda: 42) == 42
         with pytest.raises(NoSuchInode):
             await lane.run(_raise, pytest.fail)
@@ -27,88 +31,114 @@ def test_a_result_and_an_error_come_back() -> None:
     trio.run(main)
 
 
-def test_late_work_is_finished_and_its_result_handed_to_late() -> None:
-    go, over = threading.Event(), threading.Event()
-    late: list[str | None] = []
+@pytest.fixture
+def clock() -> trio.testing.MockClock:
+    return trio.testing.MockClock()
 
-    def work() -> str:
-        assert go.wait(10)
-        return "handle"
 
-    def too_late(result: str | None) -> None:
+class Hanging:
+    """A call that hangs until it may go on, and then returns, or raises, this."""
+
+    def __init__(self, outcome: object = None) -> None:
+        self.go = threading.Event()
+        self._begun = threading.Event()
+        self._outcome = outcome
+
+    def __call__(self) -> object:
+        self._begun.set()
+        assert self.go.wait(WAIT_S)
+        if isinstance(self._outcome, Exception):
+            raise self._outcome
+        return self._outcome
+
+    async def begun(self) -> None:
+        """Return when a thread is at it."""
+        assert await trio.to_thread.run_sync(self._begun.wait, WAIT_S)
+
+
+def test_late_work_is_finished_and_its_result_handed_to_late(
+    clock: trio.testing.MockClock,
+) -> None:
+    work, over = Hanging("handle"), threading.Event()
+    late: list[object] = []
+
+    def too_late(result: object) -> None:
         late.append(result)
         over.set()
 
     async def main() -> None:
-        lane = Lane("test", threads=1, deadline_s=0.05, interrupts=Interrupts())
-        with pytest.raises(DeadlineExceeded):
-            await lane.run(work, too_late)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_expect_late, _lane(), work, too_late)
+            await work.begun()
+            clock.jump(DEADLINE_S)
         assert late == []
-        go.set()
+        work.go.set()
 
-    trio.run(main)
-    assert over.wait(10)
+    trio.run(main, clock=clock)
+    assert over.wait(WAIT_S)
     assert late == ["handle"]
 
 
 def test_late_work_that_fails_is_reported_without_a_result(
-    caplog: pytest.LogCaptureFixture,
+    clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    go, over = threading.Event(), threading.Event()
+    work, over = Hanging(ZeroDivisionError()), threading.Event()
     late: list[object] = []
 
-    def work() -> None:
-        assert go.wait(10)
-        raise ZeroDivisionError
-
-    def too_late(result: None) -> None:
+    def too_late(result: object) -> None:
         late.append(result)
         over.set()
 
     async def main() -> None:
-        with pytest.raises(DeadlineExceeded):
-            await Lane("test", threads=1, deadline_s=0.05, interrupts=Interrupts()).run(
-                work, too_late
-            )
-        go.set()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_expect_late, _lane(), work, too_late)
+            await work.begun()
+            clock.jump(DEADLINE_S)
+        work.go.set()
 
-    trio.run(main)
-    assert over.wait(10)
+    trio.run(main, clock=clock)
+    assert over.wait(WAIT_S)
     assert late == [None]
     assert "given up on failed" in caplog.text
 
 
-def test_work_that_never_got_a_thread_does_not_happen() -> None:
-    go = threading.Event()
+def test_work_that_never_got_a_thread_does_not_happen(clock: trio.testing.MockClock) -> None:
+    work = Hanging()
     happened: list[str] = []
     over: list[object] = []
 
     async def main() -> None:
-        lane = Lane("test", threads=1, deadline_s=0.1, interrupts=Interrupts())
+        lane = _lane()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_expect_late, lane, lambda: go.wait(10))
+            nursery.start_soon(_expect_late, lane, work)
+            await work.begun()
+            nursery.start_soon(_expect_late, lane, lambda: happened.append("work"), over.append)
             await trio.testing.wait_all_tasks_blocked()
-            with pytest.raises(DeadlineExceeded):
-                await lane.run(lambda: happened.append("work"), over.append)
+            clock.jump(DEADLINE_S)
         assert over == [None]
-        go.set()
+        work.go.set()
 
-    trio.run(main)
+    trio.run(main, clock=clock)
     assert happened == []
 
 
-def test_a_hung_call_keeps_its_place_in_the_lane() -> None:
-    go = threading.Event()
+def test_a_hung_call_keeps_its_place_in_the_lane(clock: trio.testing.MockClock) -> None:
+    work = Hanging()
 
     async def main() -> None:
-        lane = Lane("test", threads=1, deadline_s=0.1, interrupts=Interrupts())
-        other = Lane("other", threads=1, deadline_s=10, interrupts=Interrupts())
-        await _expect_late(lane, lambda: go.wait(10))
-        await _expect_late(lane, lambda: None)
+        lane, other = _lane(), _lane()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_expect_late, lane, work)
+            await work.begun()
+            clock.jump(DEADLINE_S)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_expect_late, lane, lambda: None)
+            await trio.testing.wait_all_tasks_blocked()
+            clock.jump(DEADLINE_S)
         assert await other.run(lambda: "served") == "served"
-        go.set()
+        work.go.set()
 
-    trio.run(main)
+    trio.run(main, clock=clock)
 
 
 def test_calls_of_a_row_are_made_in_order_and_one_at_a_time() -> None:
@@ -117,11 +147,11 @@ def test_calls_of_a_row_are_made_in_order_and_one_at_a_time() -> None:
 
     def call(number: int) -> None:
         if not number:
-            assert go.wait(10)
+            assert go.wait(WAIT_S)
         made.append(number)
 
     async def main() -> None:
-        lane = Lane("test", threads=4, deadline_s=10, interrupts=Interrupts())
+        lane = Lane("test", threads=4, deadline_s=WAIT_S, interrupts=Interrupts())
         async with trio.open_nursery() as nursery:
             for number in range(20):
                 nursery.start_soon(lambda n=number: lane.run(lambda: call(n), row="row"))
@@ -137,19 +167,23 @@ def test_calls_of_a_row_are_made_in_order_and_one_at_a_time() -> None:
     assert made == list(range(21))
 
 
-def test_a_call_of_a_row_that_was_given_up_on_lets_the_next_one_go() -> None:
-    go, made = threading.Event(), []
+def test_a_call_of_a_row_that_was_given_up_on_lets_the_next_one_go(
+    clock: trio.testing.MockClock,
+) -> None:
+    work, made = Hanging(), list[str]()
 
     async def main() -> None:
-        lane = Lane("test", threads=1, deadline_s=0.1, interrupts=Interrupts())
+        lane = _lane()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_expect_late, lane, lambda: go.wait(10), "row")
+            nursery.start_soon(_expect_late, lane, work, None, "row")
+            await work.begun()
+            nursery.start_soon(_expect_late, lane, lambda: made.append("late"), None, "row")
             await trio.testing.wait_all_tasks_blocked()
-            nursery.start_soon(_expect_late, lane, lambda: made.append("late"), "row")
-        go.set()
+            clock.jump(DEADLINE_S)
+        work.go.set()
         assert await lane.run(lambda: "served", row="row") == "served"
 
-    trio.run(main)
+    trio.run(main, clock=clock)
     assert made == []
 
 
@@ -158,9 +192,9 @@ def test_a_long_row_keeps_nobody_waiting() -> None:
     go, made = threading.Event(), []
 
     async def main() -> None:
-        lane = Lane("test", threads=1, deadline_s=10, interrupts=Interrupts())
+        lane = Lane("test", threads=1, deadline_s=WAIT_S, interrupts=Interrupts())
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(lambda: lane.run(lambda: go.wait(10), row="row"))
+            nursery.start_soon(lambda: lane.run(lambda: go.wait(WAIT_S), row="row"))
             await trio.testing.wait_all_tasks_blocked()
             for _ in range(2):
                 nursery.start_soon(lambda: lane.run(lambda: made.append("row"), row="row"))
@@ -173,6 +207,13 @@ def test_a_long_row_keeps_nobody_waiting() -> None:
     assert made == ["other", "row", "row"]
 
 
-async def _expect_late(lane: Lane, call: Callable[[], object], row: str | None = None) -> None:
+def _lane() -> Lane:
+    """Of one thread."""
+    return Lane("test", threads=1, deadline_s=DEADLINE_S, interrupts=Interrupts())
+
+
+async def _expect_late(
+    lane: Lane, call: Callable[[], object], late: Late[object] | None = None, row: str | None = None
+) -> None:
     with pytest.raises(DeadlineExceeded):
-        await lane.run(call, row=row)
+        await lane.run(call, late, row=row)

@@ -27,7 +27,7 @@ from cryptography import x509
 
 from node import certificates
 from tests.support.node import RunningNode, end_node, restart_node, running_node, write_config
-from tests.support.stores import program
+from tests.support.stores import free_port, program
 from tests.support.waiting import wait_until
 
 BUCKET = "over-tls"
@@ -223,11 +223,6 @@ def test_https_only_with_a_certificate_that_is_renewed(tmp_path: Path) -> None:
         shutil.move(tmp_path / "k2.pem", key)
         wait_until(lambda: served(node.endpoint) != first, deadline_s=20)
         assert client(node, verify=str(certificate)).list_buckets()["Buckets"] == []
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
 
 
 def test_a_certificate_is_made_anew_when_it_is_about_to_expire_or_names_another_host(

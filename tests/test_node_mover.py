@@ -72,7 +72,7 @@ def test_a_store_that_does_not_answer_keeps_no_door_shut(
 ) -> None:
     answers = threading.Event()
     monkeypatch.setattr(mover, "_FIRST_LOOK_S", 0.1)
-    monkeypatch.setattr(volume.buckets, "adopt", lambda: int(answers.wait(10)))
+    monkeypatch.setattr(volume.buckets, "adopt", lambda: int(answers.wait(60)))
     try:
         assert serve(volume, may_close=False) == []
     finally:

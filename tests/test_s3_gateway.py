@@ -21,20 +21,31 @@ import pytest
 from cache.errors import StoreUnavailable
 from s3api.config import GatewayConfig
 from tests.support.s3 import Answer, Door, parse_answer, read_answer, serving
+from tests.support.stores import free_port
 from tests.support.waiting import wait_until
+
+WAIT_S = 60.0
 
 
 @pytest.fixture
 def door(tmp_path: Path) -> Iterator[Door]:
+    with serving(tmp_path, access_log="all") as running:
+        running.volume.buckets.create("bucket", "tester")
+        yield running
+
+
+@pytest.fixture
+def impatient(tmp_path: Path) -> Iterator[Door]:
+    """A door that waits for nobody for long: where nobody is to be waited for."""
     with serving(
-        tmp_path, header_timeout_s=0.3, body_timeout_s=0.3, idle_timeout_s=0.5, access_log="all"
+        tmp_path, header_timeout_s=1.0, body_timeout_s=1.0, idle_timeout_s=1.0, access_log="off"
     ) as running:
         running.volume.buckets.create("bucket", "tester")
         yield running
 
 
 def connect(door: Door) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", door.port), timeout=10)
+    return socket.create_connection(("127.0.0.1", door.port), timeout=WAIT_S)
 
 
 def closed(connection: socket.socket) -> bool:
@@ -45,40 +56,41 @@ def closed(connection: socket.socket) -> bool:
         return True
 
 
-def test_silent_clients_are_cut_off(door: Door) -> None:
-    with connect(door) as connection:
+def test_silent_clients_are_cut_off(impatient: Door) -> None:
+    with connect(impatient) as connection:
         assert closed(connection)
 
 
-def test_headers_must_be_complete_in_time(door: Door) -> None:
-    with connect(door) as connection:
+def test_headers_must_be_complete_in_time(impatient: Door) -> None:
+    with connect(impatient) as connection:
         connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n")
         assert closed(connection)
 
 
-def test_headers_of_a_second_request_must_be_complete_in_time(door: Door) -> None:
-    with connect(door) as connection:
-        connection.sendall(f"GET / HTTP/1.1\r\nHost: {door.host}\r\n\r\n".encode())
+def test_headers_of_a_second_request_must_be_complete_in_time(impatient: Door) -> None:
+    with connect(impatient) as connection:
+        connection.sendall(f"GET / HTTP/1.1\r\nHost: {impatient.host}\r\n\r\n".encode())
         assert b"AccessDenied" in read_answer(connection)
         connection.sendall(b"GET / HTT")
         assert closed(connection)
 
 
-def test_idle_connections_are_closed(door: Door) -> None:
-    with connect(door) as connection:
-        connection.sendall(f"GET / HTTP/1.1\r\nHost: {door.host}\r\n\r\n".encode())
+def test_idle_connections_are_closed(impatient: Door) -> None:
+    with connect(impatient) as connection:
+        connection.sendall(f"GET / HTTP/1.1\r\nHost: {impatient.host}\r\n\r\n".encode())
         assert b"AccessDenied" in read_answer(connection)
         assert closed(connection)
 
 
-def test_bodies_must_not_pause(door: Door) -> None:
-    target = door.presign("PUT", "/bucket/key")
-    with connect(door) as connection:
+def test_bodies_must_not_pause(impatient: Door) -> None:
+    target = impatient.presign("PUT", "/bucket/key")
+    with connect(impatient) as connection:
         connection.sendall(
-            f"PUT {target} HTTP/1.1\r\nHost: {door.host}\r\nContent-Length: 10\r\n\r\nhalf".encode()
+            f"PUT {target} HTTP/1.1\r\nHost: {impatient.host}\r\n"
+            "Content-Length: 10\r\n\r\nhalf".encode()
         )
         assert b"RequestTimeout" in read_answer(connection)
-    assert door.is_empty("bucket")
+    assert impatient.is_empty("bucket")
 
 
 def test_100_continue_comes_after_authorisation(door: Door) -> None:
@@ -108,7 +120,7 @@ def test_100_continue_comes_after_authorisation(door: Door) -> None:
 def test_connections_stay_for_many_requests(door: Door) -> None:
     body = os.urandom(300_000)  # beyond one write: goes by sendfile
     door.client().put_object(Bucket="bucket", Key="key", Body=body)
-    connection = http.client.HTTPConnection("127.0.0.1", door.port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", door.port, timeout=WAIT_S)
     connection.connect()
     local = connection.sock.getsockname()
     for headers in ({}, {"Range": "bytes=5-200000"}, {"Range": "bytes=-1"}, {}):
@@ -138,7 +150,7 @@ def test_too_many_connections(tmp_path: Path) -> None:
             assert (answer.status, answer.code) == (503, "SlowDown")
             assert has_what_every_answer_has(answer)
         held.pop().close()
-        wait_until(lambda: door.request("GET", "/").status == 200, deadline_s=10)
+        wait_until(lambda: door.request("GET", "/").status == 200)
         for connection in held:
             connection.close()
 
@@ -327,7 +339,7 @@ def test_a_client_that_leaves_in_the_middle(door: Door, caplog: pytest.LogCaptur
             target = door.presign("PUT", "/bucket/half")
             head = f"PUT {target} HTTP/1.1\r\nHost: {door.host}\r\nContent-Length: 9999999\r\n\r\n"
             connection.sendall(head.encode() + bytes(2 << 20))
-    wait_until(lambda: len(os.listdir("/proc/self/fd")) <= before + 2, deadline_s=10)
+    wait_until(lambda: len(os.listdir("/proc/self/fd")) <= before + 2)
     assert [entry.key for entry in door.volume.objects.list("bucket").entries] == [b"big"]
     assert door.request("GET", "/bucket/big").body == body
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
@@ -393,9 +405,7 @@ print("ended", flush=True)
 
 def test_two_processes_serve_one_port(tmp_path: Path) -> None:
     (tmp_path / "store").mkdir()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", PROGRAM, tmp_path, str(port)], stdout=subprocess.PIPE, text=True
@@ -409,7 +419,7 @@ def test_two_processes_serve_one_port(tmp_path: Path) -> None:
         user = {"Authorization": "AWS4-HMAC-SHA256 Credential=me/"}
 
         def ask(method: str, target: str) -> int:
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=WAIT_S)
             connection.request(method, target, headers=user)
             status = connection.getresponse().status
             connection.close()
@@ -418,10 +428,10 @@ def test_two_processes_serve_one_port(tmp_path: Path) -> None:
         assert ask("PUT", "/bucket") == 200
         assert {ask("HEAD", "/bucket") for _ in range(30)} == {200}
         processes[0].send_signal(signal.SIGTERM)
-        assert processes[0].wait(20) == 0
+        assert processes[0].wait(WAIT_S) == 0
         assert {ask("HEAD", "/bucket") for _ in range(30)} == {200}
         processes[1].send_signal(signal.SIGTERM)
-        assert processes[1].wait(20) == 0
+        assert processes[1].wait(WAIT_S) == 0
     finally:
         for process in processes:
             process.kill()

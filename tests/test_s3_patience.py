@@ -19,6 +19,8 @@ from cache.objects import Objects
 from s3api import patience
 from tests.support.s3 import Door, serving
 
+WAIT_S = 60.0
+
 
 @pytest.fixture
 def door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Door]:
@@ -30,27 +32,37 @@ def door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Door]:
 
 
 @pytest.fixture
-def slow_copies(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """Copies wait for the event."""
-    go_on = threading.Event()
-    copy = Objects.copy
+def is_late(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Set when an answer has brought white space twice."""
+    event = threading.Event()
+    spaces: list[bytes] = []
 
-    def slowly(*arguments: Any, **named: Any) -> Any:
-        assert go_on.wait(20)
-        return copy(*arguments, **named)
+    class Watched(web.StreamResponse):
+        async def write(self, data: bytes | bytearray | memoryview) -> None:
+            await super().write(data)
+            if data == b"\n":
+                spaces.append(data)
+            if len(spaces) == 2:
+                event.set()
 
-    monkeypatch.setattr(Objects, "copy", slowly)
-    return go_on
+    watched = SimpleNamespace(StreamResponse=Watched, Response=web.Response)
+    monkeypatch.setattr(patience, "web", watched)
+    return event
 
 
 COPY = {"x-amz-copy-source": "bucket/source"}
 
 
 def test_a_late_copy_is_answered_with_white_space_ahead(
-    door: Door, slow_copies: threading.Event
+    door: Door, is_late: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    timer = threading.Timer(0.3, slow_copies.set)
-    timer.start()
+    copy = Objects.copy
+
+    def slowly(*arguments: Any, **named: Any) -> Any:
+        assert is_late.wait(WAIT_S)
+        return copy(*arguments, **named)
+
+    monkeypatch.setattr(Objects, "copy", slowly)
     answer = door.request("PUT", "/bucket/copy", COPY)
     assert answer.status == 200
     head, _, rest = answer.body.partition(b"?>\n")
@@ -61,16 +73,13 @@ def test_a_late_copy_is_answered_with_white_space_ahead(
 
 
 def test_what_fails_late_is_an_error_to_clients(
-    door: Door, monkeypatch: pytest.MonkeyPatch
+    door: Door, is_late: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    go_on = threading.Event()
-
     def fail(*arguments: Any, **named: Any) -> None:
-        assert go_on.wait(20)
+        assert is_late.wait(WAIT_S)
         raise StoreUnavailable("gone")
 
     monkeypatch.setattr(Objects, "copy", fail)
-    threading.Timer(0.2, go_on.set).start()
     answer = door.request("PUT", "/bucket/copy", COPY)
     assert (answer.status, answer.code) == (200, "ServiceUnavailable")
     with pytest.raises(ClientError, match="ServiceUnavailable"):
@@ -90,7 +99,7 @@ def test_a_failure_of_which_nobody_is_left_to_be_told_is_seen(
     go_on = threading.Event()
 
     def fail(*arguments: Any, **named: Any) -> None:
-        assert go_on.wait(20)
+        assert go_on.wait(WAIT_S)
         raise StoreUnavailable("out of reach")
 
     class ClientGone(web.StreamResponse):

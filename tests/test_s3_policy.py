@@ -174,7 +174,7 @@ def test_no_pattern_explodes() -> None:
     begun = time.monotonic()
     assert not template("*a" * 500, variables=True).matches("a" * 499 + "b", {})
     assert not template("?*" * 300 + "b", variables=True).matches("a" * 1000, {})
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 20
 
 
 # ------------------------------------------------------------------------------------ AWS's words

@@ -15,7 +15,7 @@ from s3api.payload import Received
 from s3api.receiving import receive
 from s3api.threads import Threads
 
-_DEADLINE_S = 20.0
+_DEADLINE_S = 60.0
 _BLOCKS = [[b"a1", b"a2"], [b"b"], [b"c"], [b"d"]]
 
 

@@ -75,6 +75,6 @@ def refusing(home: Path) -> Iterator[None]:
         mark.unlink()
 
 
-def wait_until_one_hangs(home: Path, timeout_s: float = 10) -> None:
+def wait_until_one_hangs(home: Path, timeout_s: float = 60) -> None:
     """Return when a call hangs in the store."""
     wait_until((home / "hung").exists, "a call for a key that hangs", timeout_s)

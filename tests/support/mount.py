@@ -38,8 +38,8 @@ from fuse.config import MountConfig
 from fuse.mount import serve
 
 BUCKET = "data"
-_READY_TIMEOUT_S = 30
-_END_TIMEOUT_S = 20
+_READY_TIMEOUT_S = 90
+_END_TIMEOUT_S = 60
 
 requires_fuse = pytest.mark.skipif(
     not os.access("/dev/fuse", os.W_OK) or shutil.which("fusermount3") is None,

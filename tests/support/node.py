@@ -25,8 +25,8 @@ from node import control, mountpoint, orphans, run_lock
 from node.config_docs import as_toml
 
 FOREBAY = Path(sys.executable).with_name("forebay")
-READY_DEADLINE_S = 30.0
-STOP_DEADLINE_S = 40.0
+READY_DEADLINE_S = 90.0
+STOP_DEADLINE_S = 60.0
 
 
 class NodeDidNotStartError(Exception):
@@ -82,7 +82,7 @@ class RunningNode:
             [FOREBAY, *arguments, "--config", self.config_file],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=90,
             check=check,
         )
 
@@ -92,7 +92,7 @@ class RunningNode:
         os.kill(pid, signal.SIGKILL)
         return pid
 
-    def wait_for_spares(self, deadline_s: float = 30.0) -> None:
+    def wait_for_spares(self, deadline_s: float = 90.0) -> None:
         """Return when every spare process has loaded and waits for its turn (the promise of
         being back within a second is for then; right after a start they still load)."""
         start = time.monotonic()
@@ -104,7 +104,7 @@ class RunningNode:
             time.sleep(0.01)
         raise TimeoutError(f"the spares are not ready after {deadline_s} s:\n{self.log}")
 
-    def wait_until_back(self, name: str, old_pid: int, deadline_s: float = 10.0) -> float:
+    def wait_until_back(self, name: str, old_pid: int, deadline_s: float = 60.0) -> float:
         """Seconds until the child serves again under another process id."""
         start = time.monotonic()
         while time.monotonic() - start < deadline_s:

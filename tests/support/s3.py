@@ -38,6 +38,7 @@ from s3api.listening import Listener
 
 REGION = "us-east-1"
 USER = "tester"
+_WAIT_S = 60.0
 _numbers = count(1)
 
 
@@ -124,7 +125,7 @@ class Door:
     ) -> Answer:
         """Send one request on a connection of its own; by default signed."""
         sent = self.sign(method, target, headers, body) if sign else dict(headers or {})
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=_WAIT_S)
         with contextlib.closing(connection):
             connection.putrequest(method, target, skip_host=True, skip_accept_encoding=True)
             sent.setdefault("Host", self.host)
@@ -141,7 +142,7 @@ class Door:
     def raw(self, wire: bytes, *, close_write: bool = False) -> bytes:
         """Send bytes as they are and return all that comes back until the connection closes, or
         until an answer with Content-Length is whole."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=20) as connection:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=_WAIT_S) as connection:
             connection.sendall(wire)
             if close_write:
                 connection.shutdown(socket.SHUT_WR)
@@ -256,9 +257,9 @@ def running_gateway(gateway: Gateway, address: str) -> Iterator[int]:
     thread.start()
     listening = Listener(address, 0).socket()
     try:
-        asyncio.run_coroutine_threadsafe(gateway.start(listening), loop).result(10)
+        asyncio.run_coroutine_threadsafe(gateway.start(listening), loop).result(_WAIT_S)
         yield listening.getsockname()[1]
-        asyncio.run_coroutine_threadsafe(gateway.stop(), loop).result(60)
+        asyncio.run_coroutine_threadsafe(gateway.stop(), loop).result(_WAIT_S)
     finally:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()

@@ -27,7 +27,7 @@ from tests.support.node import running_node
 
 ACCESS_KEY = "forebaytest"
 SECRET_KEY = "forebaytestsecret"
-START_DEADLINE_S = 30
+START_DEADLINE_S = 90
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,11 +56,16 @@ class Backend:
 
 
 def free_port() -> int:
-    """A loopback port nobody listens on just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A loopback port for a server that is about to start. A connection of it has just ended, so
+    for a minute the kernel gives it to nobody who asks for any port, such as another test, but to
+    those who name it with SO_REUSEADDR or SO_REUSEPORT, as servers do."""
+    with socket.create_server(("127.0.0.1", 0), reuse_port=True) as listening:
+        address: tuple[str, int] = listening.getsockname()
+        with socket.create_connection(address) as client:
+            accepted, _ = listening.accept()
+            accepted.close()  # who closes first keeps the port in TIME_WAIT
+            client.recv(1)
+        return address[1]
 
 
 def wait_until_it_answers(port: int, process: subprocess.Popen[bytes] | None = None) -> None:

@@ -25,7 +25,7 @@ from cache.volume import Volume
 from tests.support.fault_store import FaultStore
 
 BUCKET = "bucket"
-DRAIN_DEADLINE_S = 30.0
+DRAIN_DEADLINE_S = 60.0
 
 
 def some_bytes(size: int, seed: object = 0) -> bytes:

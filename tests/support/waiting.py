@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 def wait_until(
-    condition: Callable[[], bool], what: str = "what is waited for", deadline_s: float = 30.0
+    condition: Callable[[], bool], what: str = "what is waited for", deadline_s: float = 60.0
 ) -> None:
     """Return when the condition holds. AssertionError at the deadline, saying what did not come."""
     end = time.monotonic() + deadline_s
