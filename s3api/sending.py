@@ -27,6 +27,9 @@ _STEP_BYTES = 1 << 20
 """What is sent, or brought into memory, at a time."""
 _AHEAD_BYTES = 4 << 20
 """What the disk is asked for beside it: a large body waits for the disk once for so much."""
+_TURN_BYTES = 4 << 20
+"""What one answer sends before the others have their turn: a client that takes bytes as fast as
+they come never lets the socket be full, which is what else ends a turn."""
 
 
 class Body(Protocol):
@@ -62,17 +65,18 @@ async def send(
     # Once its head is sent an error can only cut the connection: less than Content-Length must
     # never look like an end.
     call.response = response
+    turn = _Turn()
     if pieces is not None:
         await response.prepare(call.request)
         for piece in pieces:
-            await _send_piece(call, response, piece)
+            await _send_piece(call, response, piece, turn)
     else:
         async with _fetched(call, body.pieces(start, stop)) as fetched:
             first = await anext(fetched)  # of a store that fails here the client learns why
             await response.prepare(call.request)
-            await _send_piece(call, response, first)
+            await _send_piece(call, response, first, turn)
             async for piece in fetched:
-                await _send_piece(call, response, piece)
+                await _send_piece(call, response, piece, turn)
     await response.write_eof()
     return response
 
@@ -85,14 +89,30 @@ def _read_now(pieces: list[Piece], length: int) -> bytes | None:
     return None if found is None else bytes(found)
 
 
-async def _send_piece(call: Call, response: web.StreamResponse, piece: Piece) -> None:
+class _Turn:
+    """An answer's, on the loop."""
+
+    def __init__(self) -> None:
+        self._left = _TURN_BYTES
+
+    async def take(self, length: int) -> None:
+        """Before so many bytes are sent: go to the end of the line where the turn is over."""
+        if self._left <= 0:
+            self._left = _TURN_BYTES
+            await asyncio.sleep(0)
+        self._left -= length
+
+
+async def _send_piece(call: Call, response: web.StreamResponse, piece: Piece, turn: _Turn) -> None:
     if isinstance(piece, bytes):
+        await turn.take(len(piece))
         await response.write(piece)
     elif call.request.secure:
         await _send_read(call, response, piece)
     else:
         for start in range(0, piece.length, _STEP_BYTES):
             step = piece.part(start, _STEP_BYTES)
+            await turn.take(step.length)
             if step.waits_for_disk():
                 behind = piece.length - start - step.length
                 await call.threads.transfer(step.load, min(_AHEAD_BYTES, behind))
@@ -104,11 +124,14 @@ async def _send_range(call: Call, piece: FileRange) -> None:
     # loop.sendfile() would say RuntimeError, which means a defect everywhere else.
     if transport is None or transport.is_closing():
         raise ConnectionResetError("the client is gone")
-    sent = _send_now(transport, piece)
-    if sent < piece.length:
-        loop = asyncio.get_running_loop()
-        rest = piece.length - sent
-        sent += await loop.sendfile(transport, piece.file, piece.offset + sent, rest)
+    try:
+        sent = _send_now(transport, piece)
+        if sent < piece.length:
+            loop = asyncio.get_running_loop()
+            rest = piece.length - sent
+            sent += await loop.sendfile(transport, piece.file, piece.offset + sent, rest)
+    except TimeoutError as exc:  # ETIMEDOUT: TCP_USER_TIMEOUT, in connection.py
+        raise ConnectionResetError("the client takes nothing") from exc
     if sent != piece.length:
         raise ConnectionResetError("a segment file is shorter than its extents")
 

@@ -3,9 +3,14 @@ keeps nobody else waiting."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import io
+import json
+import logging
 import os
+import select
+import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,14 +23,15 @@ from botocore.exceptions import ClientError
 from cache import disk, extents
 from cache.records import Extent
 from cache.snapshot import FileRange
-from tests.support.s3 import Door, door
+from s3api import sending
+from tests.support.s3 import Door, door, serving
 from tests.support.volume import some_bytes
 from tests.support.waiting import wait_until
 
 __all__ = ["door"]
 
 MIB = 1 << 20
-WAIT_S = 20.0
+WAIT_S = 60.0
 
 
 def drop(fd: int, place: int = 0) -> None:
@@ -99,6 +105,59 @@ def test_the_disk_keeps_nobody_else_waiting(door: Door, monkeypatch: pytest.Monk
             goes_on.set()
         assert large.result(WAIT_S).body == content
     assert len(loads) < 6  # a part of what lies behind was loaded with what was waited for
+
+
+def test_a_client_that_takes_all_at_once_keeps_nobody_waiting(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket, content = door.new_bucket(), some_bytes(24 * MIB)
+    client = door.client()
+    client.put_object(Bucket=bucket, Key="large", Body=content)
+    client.get_object(Bucket=bucket, Key="large")["Body"].read()  # verified from now on
+    sent_in_turns = [0]  # of the loop, in which anybody else could have theirs
+
+    def next_turn() -> None:
+        sent_in_turns.append(0)
+        if sum(sent_in_turns) < len(content):
+            asyncio.get_running_loop().call_soon(next_turn)
+
+    def all_at_once(transport: asyncio.Transport, piece: FileRange) -> int:
+        if not any(sent_in_turns):
+            asyncio.get_running_loop().call_soon(next_turn)
+        sent_in_turns[-1] += piece.length  # before the client can have it
+        socket_fd, sent = transport.get_extra_info("socket").fileno(), 0
+        while sent < piece.length:
+            assert select.select([], [socket_fd], [], WAIT_S)[1]
+            sent += os.sendfile(
+                socket_fd, piece.file.fileno(), piece.offset + sent, piece.length - sent
+            )
+        return sent
+
+    monkeypatch.setattr(sending, "_send_now", all_at_once)
+    assert door.request("GET", f"/{bucket}/large").body == content
+    assert sum(sent_in_turns) == len(content)
+    assert max(sent_in_turns) <= 5 * MIB
+
+
+def test_a_client_that_takes_no_more_is_no_defect(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    # So that the timeout comes to the sendfile that has sent something.
+    monkeypatch.setattr(sending, "_send_now", lambda *_: 0)
+    content = some_bytes(16 * MIB)
+    with serving(tmp_path, body_timeout_s=1.0, access_log="all") as door:
+        bucket = door.new_bucket()
+        door.client().put_object(Bucket=bucket, Key="large", Body=content)
+        with (
+            socket.create_connection(("127.0.0.1", door.port)) as client,
+            caplog.at_level(logging.INFO, "s3api"),
+        ):
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            target = door.presign("GET", f"/{bucket}/large")
+            client.sendall(f"GET {target} HTTP/1.1\r\nHost: {door.host}\r\n\r\n".encode())
+            wait_until(lambda: "GetObject" in caplog.text, "the request ends")
+    (line,) = [json.loads(record.getMessage()) for record in caplog.records]
+    assert (line["operation"], line["code"]) == ("GetObject", "ClientGone")
 
 
 # ------------------------------------------------------------------ opening what is read
