@@ -70,6 +70,10 @@ async def wire_blocks(call: Call, block_bytes: int) -> AsyncIterator[tuple[list[
             raise S3Error("RequestTimeout") from None
         except RequestPayloadError:
             raise S3Error("IncompleteBody") from None
+        except RuntimeError:  # so says aiohttp where the client was gone before we came to it
+            if request.transport is not None:
+                raise
+            raise ConnectionResetError("the client is gone") from None
         block.append(wire)
         size_bytes += len(wire)
         if size_bytes >= block_bytes and not content.at_eof():

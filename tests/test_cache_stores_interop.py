@@ -65,7 +65,7 @@ def rclone(config: S3StoreConfig, *arguments: str) -> str:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
         check=True,
     )
     return done.stdout
@@ -116,7 +116,7 @@ def s3fs_mount(config: S3StoreConfig, directory: Path) -> Iterator[Path]:
             stderr=subprocess.STDOUT,
         )
         try:
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + 90
             while not os.path.ismount(point):
                 assert process.poll() is None, (directory / "s3fs.log").read_text()
                 assert time.monotonic() < deadline

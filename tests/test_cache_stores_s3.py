@@ -374,7 +374,7 @@ def test_so_many_parts_are_on_their_way(
     config: S3StoreConfig, monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
     store = S3Store(dataclasses.replace(config, parts_in_flight=at_once))
-    all_on_their_way = threading.Barrier(at_once, timeout=20)
+    all_on_their_way = threading.Barrier(at_once, timeout=100)
     sending = 0
     lock = threading.Lock()
     send = Multipart.send

@@ -36,8 +36,8 @@ pytestmark = requires_fuse
 
 REGION = "us-east-1"
 LARGE = os.urandom(11 << 20)  # three parts for boto3 and s3fs, two for minio-py
-TIMEOUT_S = 100
-MOUNT_DEADLINE_S = 20
+TIMEOUT_S = 200
+MOUNT_DEADLINE_S = 90
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ def test_the_plugin_writes_the_worst_phase_of_every_test_and_its_first_line(tmp_
         env={**os.environ, "PYTHONPATH": str(ROOT), "CONFORMANCE_OUTCOMES": str(written)},
         cwd=tmp_path,
         capture_output=True,
-        timeout=60,
+        timeout=200,
         check=False,
     )
     outcomes = read_outcomes(written)

@@ -38,7 +38,7 @@ TEXT = os.urandom(27040)
 MD5 = hashlib.md5(TEXT).hexdigest()
 UUID = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 GROUPS = "http://acs.amazonaws.com/groups/global/"
-TIMEOUT_S = 60
+TIMEOUT_S = 200
 
 Aws = Callable[..., Any]
 

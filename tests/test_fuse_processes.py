@@ -54,7 +54,7 @@ def start(program: str, *arguments: object) -> subprocess.Popen[str]:
 
 
 def ended(process: subprocess.Popen[str]) -> str:
-    output, _ = process.communicate(timeout=30)
+    output, _ = process.communicate(timeout=100)
     assert process.returncode == 0
     return output
 
@@ -147,7 +147,7 @@ def test_mappings_reads_and_writes_of_several_processes_agree(here: Path) -> Non
         other.stdin.flush()
         assert [other.stdout.readline() for _ in range(2)] == ["again\n", "written\n"]
         assert file.read(5) == b"other"  # before anybody synced it
-    other.communicate("\n", timeout=30)
+    other.communicate("\n", timeout=100)
     assert path.read_bytes()[:10] == b"againother"
 
 

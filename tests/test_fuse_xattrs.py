@@ -120,6 +120,6 @@ def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
         check=False,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=200,
         env=environment,
     )

@@ -44,7 +44,7 @@ def forebay(config: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         [FOREBAY, *arguments, "--config", config],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
         check=False,
     )
 
@@ -207,7 +207,7 @@ def test_a_secret_is_revoked_after_a_question(config: Path, said: str, revoked: 
         input=said,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
         check=False,
     )
     assert "Enter 'y' to confirm S3 secret revocation for 'alice'" in done.stderr
@@ -310,8 +310,11 @@ def test_flush_says_what_is_left_when_the_store_is_away(config: Path, tmp_path: 
     answer(config, "flush")
     put(config, "photos", b"a", b"body")
     (tmp_path / "store").rename(tmp_path / "away")
-    left = answer(config, "flush", "--timeout", "1", code=ExitCode.LEFT_OVER)
-    assert left["left"] == 1
+    for timeout_s in ("1", "10", "60"):  # on a busy machine nobody has asked the store in a second
+        left = answer(config, "flush", "--timeout", timeout_s, code=ExitCode.LEFT_OVER)
+        assert left["left"] == 1
+        if left["errors"]:
+            break
     assert left["errors"][0]["name"] == "a"
     (tmp_path / "away").rename(tmp_path / "store")
     assert answer(config, "flush")["left"] == 0

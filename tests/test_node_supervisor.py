@@ -75,7 +75,7 @@ def serve(config: Path) -> subprocess.CompletedProcess[str]:
         [FOREBAY, "serve", "--config", config],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=200,
         check=False,
     )
 
@@ -172,7 +172,7 @@ def test_one_command_serves_a_clone(tmp_path: Path) -> None:
             request = urllib.request.Request(
                 f"{node.endpoint}/{target}", method=method, headers=headers, data=body
             )
-            urllib.request.urlopen(request, timeout=20).close()
+            urllib.request.urlopen(request, timeout=100).close()
         assert (node.store_dir / "bucket" / "key").read_bytes() == b"body"
         if node.mount:
             assert (node.mount / "bucket" / "key").read_bytes() == b"body"
@@ -342,7 +342,7 @@ def test_a_mount_point_in_use_ends_the_start_with_one_sentence(tmp_path: Path) -
         [FOREBAY, "serve", "--config", config],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=200,
         check=False,
     )
     assert done.returncode == ExitCode.CONFIGURATION

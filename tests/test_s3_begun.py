@@ -116,7 +116,7 @@ def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
 
 
 def connect(door: Door) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", door.port), timeout=20)
+    return socket.create_connection(("127.0.0.1", door.port), timeout=100)
 
 
 def test_answers_with_and_without_a_wait_follow_on_one_connection(
@@ -133,7 +133,7 @@ def test_answers_with_and_without_a_wait_follow_on_one_connection(
         return None if next(waits) else open_now(*asked)
 
     monkeypatch.setattr(objects, "open_now", sometimes)
-    connection = http.client.HTTPConnection("127.0.0.1", door.port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", door.port, timeout=100)
     connection.connect()
     local = connection.sock.getsockname()
     for _ in range(4):

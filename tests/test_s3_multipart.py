@@ -133,7 +133,7 @@ def test_an_abort_while_parts_arrive(client: Any, bucket: str, door: Door) -> No
             target = f"/{bucket}/key?partNumber={number}&uploadId={upload.names['UploadId']}"
             headers = door.sign("PUT", target, {"Content-Length": str(len(body))}, body)
             lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-            connection = socket.create_connection(("127.0.0.1", door.port), timeout=20)
+            connection = socket.create_connection(("127.0.0.1", door.port), timeout=100)
             stack.enter_context(connection)
             connection.sendall(f"PUT {target} HTTP/1.1\r\n{lines}\r\n".encode() + body[:MIB])
             arriving.append(connection)

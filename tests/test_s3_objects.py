@@ -135,7 +135,7 @@ def test_the_last_writer_of_a_key_wins_and_whole(client: Any, bucket: str, door:
     half = len(bodies[0]) // 2
     head = door.sign("PUT", f"/{bucket}/key", {"Content-Length": str(2 * half)}, bodies[0])
     lines = "".join(f"{name}: {value}\r\n" for name, value in head.items())
-    with socket.create_connection(("127.0.0.1", door.port), timeout=20) as slow:
+    with socket.create_connection(("127.0.0.1", door.port), timeout=100) as slow:
         slow.sendall(f"PUT /{bucket}/key HTTP/1.1\r\n{lines}\r\n".encode() + bodies[0][:half])
         put(1)
         assert client.get_object(Bucket=bucket, Key="key")["Body"].read() == bodies[1]

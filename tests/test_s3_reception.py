@@ -10,9 +10,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from aiohttp.base_protocol import BaseProtocol
+from aiohttp.streams import StreamReader
 
+from s3api.config import GatewayConfig
+from s3api.connection import READ_BUFFER_BYTES
 from s3api.payload import Received
-from s3api.receiving import receive
+from s3api.receiving import receive, wire_blocks
 from s3api.threads import Threads
 
 _DEADLINE_S = 60.0
@@ -68,6 +72,17 @@ def threads() -> Iterator[Threads]:
 async def blocks(found: list[list[bytes]]) -> AsyncIterator[tuple[list[bytes], bool]]:
     for number, wire in enumerate(found):
         yield wire, number == len(found) - 1
+
+
+async def test_a_client_that_was_gone_before_its_turn_came_is_no_defect() -> None:
+    """As on a busy machine: what it had sent is read, and then nobody is there."""
+    loop = asyncio.get_running_loop()
+    content = StreamReader(BaseProtocol(loop), READ_BUFFER_BYTES, loop=loop)
+    content.feed_data(b"half")
+    request = SimpleNamespace(headers={}, content=content, transport=None)
+    call: Any = SimpleNamespace(request=request, door=SimpleNamespace(config=GatewayConfig(port=0)))
+    with pytest.raises(ConnectionResetError):
+        [block async for block in wire_blocks(call, 1 << 20)]
 
 
 async def run(threads: Threads, wire: Wire, sink: Sink, found: list[list[bytes]] = _BLOCKS) -> int:

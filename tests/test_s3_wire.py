@@ -358,7 +358,7 @@ def test_a_body_larger_than_a_put_may_be(door: Door, bucket: str) -> None:
 def test_pipelined_requests_are_answered_in_order(door: Door, bucket: str) -> None:
     door.client().put_object(Bucket=bucket, Key="key", Body=b"body")
     wire = head(door, bucket, method="GET")
-    with socket.create_connection(("127.0.0.1", door.port), timeout=20) as connection:
+    with socket.create_connection(("127.0.0.1", door.port), timeout=100) as connection:
         connection.sendall(wire * 5)
         received = b""
         while received.count(b"body") < 5:

@@ -47,7 +47,7 @@ VICTIMS = ("mount", "gateway", "mover", "supervisor", "all")
 GATEWAYS = 2
 RESTART_LIMIT_S = 20.0
 """From the kill to serving again. The promise is 10 s, on a machine that has time for it."""
-_LOAD_DEADLINE_S = 30.0
+_LOAD_DEADLINE_S = 100.0
 _EMPTIED_EVERY = 4
 _TRIES = 20
 _FIRST_KILL = (10, 60)  # acknowledgements since the load began

@@ -19,7 +19,7 @@ from tests.support.waiting import wait_until
 
 _FS_IOC_SHUTDOWN = 0x8004587D  # _IOR('X', 125, __u32)
 _NO_LOG_FLUSH = 2  # EXT4_GOING_FLAGS_NOLOGFLUSH: the journal in memory is lost, too
-_COMMAND_TIMEOUT_S = 30
+_COMMAND_TIMEOUT_S = 100
 
 requires_loop = pytest.mark.skipif(
     os.geteuid() != 0 or not Path("/dev/loop-control").exists(),
