@@ -111,7 +111,7 @@ def dd(*arguments: str) -> None:
 
 
 @requires_fuse
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     "write_mode", ["write_back", pytest.param("write_through", marks=pytest.mark.long)]
 )

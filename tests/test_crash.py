@@ -30,7 +30,7 @@ def other_file_system(tmp_path: Path) -> Iterator[Path]:
 
 
 @requires_fuse
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("write_mode", ["write_back", "write_through"])
 def test_nothing_acknowledged_is_lost_by_kills(
     tmp_path: Path, other_file_system: Path, write_mode: str

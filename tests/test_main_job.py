@@ -33,7 +33,7 @@ from tests.support.trees import (
     slice_of,
 )
 
-pytestmark = [requires_fuse, pytest.mark.timeout(300)]
+pytestmark = [requires_fuse, pytest.mark.timeout(600)]
 
 COPIED = ["zoneinfo", "perl", "perl5", "doc"]  # many links in the first
 UPLOADED = ["common-licenses", "bash-completion", "lintian", "base-files", "doc"]

@@ -148,7 +148,7 @@ def power_run(directory: Path, *, sync: bool) -> Iterator[PowerRun]:
             run.end()
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_nothing_acknowledged_is_lost_by_power_cuts(tmp_path: Path) -> None:
     with power_run(tmp_path, sync=True) as run:
         for number in range(CYCLES):
