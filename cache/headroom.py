@@ -3,7 +3,8 @@
 LMDB writes each page that it changes to another place, so a removal takes room as well, and what
 that frees can be used only when the durable point has moved (cache/durability.py). So the file is
 given blocks ahead of its use while the disk has any. When there are no more, what is left of them
-is for removals, and for the eviction that makes room again.
+is for removals, and for the eviction that makes room again. So is some of what these free, which
+is no more at the end of the file.
 """
 
 from __future__ import annotations
@@ -19,6 +20,12 @@ LOW_BYTES = _AHEAD_BYTES // 2
 """With less than this left, what is replaced has to be used again before more is. It is for some
 hundred commits of a dozen pages: other processes let go of what they pin a moment later."""
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+def is_full(file_bytes: int, live_bytes: int) -> bool:
+    """Whether a file that cannot grow has too little that is not live to take more. It is not all
+    free: what was replaced a moment ago may be pinned."""
+    return file_bytes - live_bytes < min(_AHEAD_BYTES, file_bytes // 2)
 
 
 class Headroom:
@@ -40,8 +47,7 @@ class Headroom:
             except OSError as exc:
                 if exc.errno not in _FULL:
                     raise
-            else:
-                size = wanted
+            size = os.fstat(self._descriptor).st_size  # a full disk may have given a part of it
         return size - used_bytes
 
     def close(self) -> None:

@@ -30,7 +30,7 @@ import msgspec
 from cache import changes, metrics
 from cache.durability import Opened
 from cache.errors import CacheError, FormatMismatch, IndexFull, OutOfSpace, WouldWait
-from cache.headroom import LOW_BYTES, Headroom
+from cache.headroom import LOW_BYTES, Headroom, is_full
 from cache.records import Inode, pack, unpack
 from cache.turn import Turn
 
@@ -521,7 +521,8 @@ class Index:
             if not wait:
                 raise WouldWait("what was replaced is not free yet")
             self._point.reach()
-            if reached + left < self._cap_bytes:
+            room = reached + left
+            if room < self._cap_bytes and is_full(room, self.used_bytes()):
                 return OutOfSpace("the disk that the index is on is full")
         # Past the cap only by pages that were used once; what counts is what is live now.
         if reached >= self._cap_bytes and self.used_bytes() >= self._cap_bytes * 0.98:

@@ -18,6 +18,7 @@ from botocore.exceptions import ClientError
 
 from cache import extents
 from cache.errors import OutOfSpace
+from cache.index import Index, Table, Txn
 from cache.records import Kind
 from tests.support.doors import BUCKET, Doors
 from tests.support.loop_disk import loop_disk, requires_loop
@@ -318,6 +319,40 @@ def test_on_a_full_disk_everything_can_be_removed(tmp_path: Path) -> None:
             ballast.unlink()
             box.create(b"again")
             assert set(box.names()) == {*added, b"again"}
+
+
+@requires_loop
+def test_what_was_removed_makes_room_on_a_disk_that_stays_full(tmp_path: Path) -> None:
+    """The index's file has its size for good; what is free in it is not at its end."""
+
+    def change(number: int, change_one: Callable[[Txn, bytes], object]) -> Callable[[Txn], None]:
+        def change_some(txn: Txn) -> None:
+            for part in range(16):
+                change_one(txn, b"%d-%d" % (number, part))
+
+        return change_some
+
+    def add(number: int) -> Callable[[Txn], None]:
+        return change(number, lambda txn, key: txn.put(Table.INLINE, key, bytes(60_000)))
+
+    def remove(number: int) -> Callable[[Txn], None]:
+        return change(number, lambda txn, key: txn.delete(Table.INLINE, key))
+
+    with (
+        loop_disk(tmp_path / "image", tmp_path / "disk", 48 * MIB) as disk,
+        contextlib.closing(Index(disk.directory / "index", cap_bytes=256 * MIB)) as index,
+    ):
+        disk.fill()
+        added = 0
+        with contextlib.suppress(OutOfSpace):
+            while added < 100:
+                index.commit(add(added))
+                added += 1
+        assert 5 < added < 100
+        for number in range(added):
+            index.commit(remove(number), grows=False)
+        for number in range(added // 2):
+            index.commit(add(number))
 
 
 def add_until_refused(box: TestVolume) -> list[bytes]:
