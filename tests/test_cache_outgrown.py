@@ -13,6 +13,7 @@ from cache.errors import NoSuchUpload, StaleContent, StoreUnavailable
 from cache.objects import Object
 from cache.records import ObjectAttributes, Part, UploadRecord
 from tests.support.fault_store import Fault, no_fault, unavailable
+from tests.support.stores import moto_backend
 from tests.support.volume import BUCKET, TestVolume, some_bytes
 
 NONE = ObjectAttributes()
@@ -38,10 +39,11 @@ def current(box: TestVolume) -> UploadRecord:
     return upload
 
 
-def send(box: TestVolume, upload: UploadRecord, number: int) -> Part:
-    writer = box.volume.uploads.part_writer(upload, number, size_bytes=len(BODIES[number]))
+def send(box: TestVolume, upload: UploadRecord, number: int, data: bytes = b"") -> Part:
+    data = data or BODIES[number]
+    writer = box.volume.uploads.part_writer(upload, number, size_bytes=len(data))
     try:
-        writer.write(BODIES[number])
+        writer.write(data)
         return writer.commit(etag=f"e{number}", checksums={})
     finally:
         writer.abort()
@@ -66,6 +68,7 @@ def temporary(box: TestVolume) -> list[Path]:
 
 
 def check_stored(box: TestVolume) -> None:
+    assert not box.volume.queue.backlog().names, "nothing waits for the store"
     assert box.stored_bytes(KEY) == WHOLE
     assert not temporary(box)
     box.restart()
@@ -81,8 +84,24 @@ def test_its_later_parts_are_in_the_store_only(box: TestVolume) -> None:
     used = box.volume.reclaimer.used_bytes()
     assert used <= 10 * MIB
     complete(box, current(box))
-    assert not box.volume.queue.backlog().names, "nothing waits for the store"
     check_stored(box)
+
+
+def test_so_it_is_with_an_s3_store(tmp_path: Path) -> None:
+    """Which takes parts of 5 MiB at least, but for the last."""
+    with (
+        moto_backend(tmp_path) as backend,
+        backend.opened() as store,
+        contextlib.closing(TestVolume(tmp_path, store=store, capacity_bytes=16 * MIB)) as box,
+    ):
+        begin(box)
+        parts = [
+            send(box, current(box), number, WHOLE[start : start + 5 * MIB])
+            for number, start in enumerate(range(0, len(WHOLE), 5 * MIB), 1)
+        ]
+        assert [bool(part.store_tag) for part in parts] == [False, True, True]
+        complete(box, current(box))
+        check_stored(box)
 
 
 def test_of_two_parts_that_find_it_too_large_one_begins_the_stores_upload(box: TestVolume) -> None:
