@@ -33,7 +33,7 @@ they come never lets the socket be full, which is what else ends a turn."""
 
 
 class Body(Protocol):
-    """`cache.contents.Snapshot`, or the plaintext of one."""
+    """`cache.snapshot.Snapshot`, or the plaintext of one."""
 
     def cached(self, start: int, stop: int) -> list[Piece] | None: ...
     def read(self, start: int, stop: int) -> bytes: ...
