@@ -123,10 +123,12 @@ class Snapshot:
         return [_FilledSegment(file) for file in self._files.values()]
 
     def still_holds(self, txn: Txn, start: int, stop: int) -> bool:
-        """Whether the index has all bytes [start, stop) still, and where `syncs` syncs them; else
-        some were evicted, or moved, since this snapshot was taken."""
+        """Whether the index has all bytes [start, stop) still, and where `syncs` synced them; else
+        some were evicted, or moved, since this snapshot was taken, and maybe fetched again: what
+        was put into one of its segments later may not be synced."""
         here = extents.overlapping(txn, self.inode.id, start, stop)
-        is_synced = {e.segment for e in here} <= {ZEROS, *self._files}
+        known = {(e.segment, e.offset) for e in self._extents}
+        is_synced = all(e.segment == ZEROS or (e.segment, e.offset) in known for e in here)
         return self._inline is not None or (is_synced and not extents.holes(here, start, stop))
 
     def _within(self, start: int, stop: int) -> list[Extent]:

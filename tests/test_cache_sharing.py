@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cache import disk, extents
-from cache.records import ObjectAttributes
+from cache.records import Extent, ObjectAttributes
 from cache.snapshot import Snapshot
 from tests.support.volume import BUCKET, TestVolume, box, some_bytes
 from tests.support.waiting import wait_until
@@ -97,3 +97,37 @@ def test_what_a_copy_shares_is_on_the_disk_before_it_is_acknowledged(
         used = {f"{extent.segment:08d}.seg" for extent in extents.overlapping(txn, inode.id)}
     assert used
     assert used <= synced
+
+
+def test_what_was_fetched_again_into_a_segment_that_was_synced_before_is_not_shared(
+    tmp_path: Path,
+) -> None:
+    box = TestVolume(tmp_path, policy="lru")  # which puts it where the rest is
+    box.put(SOURCE, DATA)
+    box.drain()
+    box.evict()
+    volume, size = box.volume, len(DATA)
+    inode, cell = box.inode(SOURCE), volume.segments.extent_max
+
+    def fetch(start: int, stop: int) -> set[int]:
+        assert box.get(SOURCE, start, stop) == DATA[start:stop]
+        wait_until(lambda: not extents.holes(found(start, stop), start, stop))
+        return {extent.segment for extent in found(start, stop)}
+
+    def found(start: int, stop: int) -> list[Extent]:
+        with volume.index.read() as txn:
+            return extents.overlapping(txn, inode.id, start, stop)
+
+    sealed = fetch(0, cell)
+    volume.segments.close()
+    volume.reclaimer.seal_abandoned()
+    active = fetch(cell, size)
+    snapshot = volume.contents.open(inode.id)
+    assert snapshot is not None
+    volume.reclaimer.evict_all()  # but for segments that somebody fills
+    again = fetch(0, cell)
+    assert sealed != active == again
+    with snapshot, volume.index.read() as txn:
+        assert snapshot.still_holds(txn, cell, size)
+        assert not snapshot.still_holds(txn, 0, size)
+    box.close()
