@@ -80,7 +80,7 @@ class Lane:
                 self._interrupts.heeded(scope) as wait,
             ):
                 await self._in_a_thread(errand, row)
-        except trio.Cancelled:  # the loop ends
+        except BaseException:  # the loop ends, or there is no thread
             errand.give_up()
             raise
         if errand.give_up():
@@ -110,20 +110,33 @@ class Lane:
         await trio.lowlevel.wait_task_rescheduled(abort)
 
     def _line_up(self, errand: _Errand[Any], name: Hashable) -> None:
-        """Behind the others of its row, or as a row of its own, for which there is a thread."""
+        """Behind the others of its row, or as a row of its own, for which there is a thread.
+        RuntimeError if there is none."""
         row = _Row(name, errand)
-        if name is not None:
-            with self._rows_lock:
-                others = self._rows.setdefault(name, row)
-                if others is not row:
-                    others.errands.append(errand)
-                    return
+        with self._rows_lock:
+            others = None if name is None else self._rows.get(name)
+            if others is not None:
+                others.errands.append(errand)
+                return
+            if self._under_way >= self._threads and self._threads < self._threads_max:
+                self._begin_thread()
+            if name is not None:
+                self._rows[name] = row
         self._under_way += 1
-        if self._under_way > self._threads and self._threads < self._threads_max:
-            self._threads += 1
-            thread = f"{self.name}-{self._threads}"
-            threading.Thread(target=self._work, name=thread, daemon=True).start()
         self._due.put(row)
+
+    def _begin_thread(self) -> None:
+        """RuntimeError if there is none at all; one more may be too many for the system, and then
+        those that there are do the work one after another."""
+        name = f"{self.name}-{self._threads + 1}"
+        try:
+            threading.Thread(target=self._work, name=name, daemon=True).start()
+        except RuntimeError:
+            if not self._threads:
+                raise
+            log.warning("the system has no thread for %s", name)
+        else:
+            self._threads += 1
 
     def _work(self) -> None:
         """One of the threads, as long as the process lives: a hung one must not keep it from

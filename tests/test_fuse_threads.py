@@ -207,6 +207,40 @@ def test_a_long_row_keeps_nobody_waiting() -> None:
     assert made == ["other", "row", "row"]
 
 
+@pytest.mark.parametrize("there_are", [0, 1])
+def test_threads_that_cannot_be_started_hold_up_nobody_for_long(
+    monkeypatch: pytest.MonkeyPatch, there_are: int
+) -> None:
+    """The calls of a row do not wait for one that nobody makes."""
+    work, made = Hanging(), list[str]()
+
+    def none_left(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def asked(lane: Lane) -> None:
+        if there_are:
+            await lane.run(lambda: made.append("first"), row="row")
+            return
+        with pytest.raises(RuntimeError):
+            await lane.run(lambda: made.append("first"), row="row")
+
+    async def main() -> None:
+        lane = Lane("test", threads=2, deadline_s=WAIT_S, interrupts=Interrupts())
+        async with trio.open_nursery() as nursery:
+            if there_are:
+                nursery.start_soon(lane.run, work)
+                await work.begun()
+            with monkeypatch.context() as patched:
+                patched.setattr(threading.Thread, "start", none_left)
+                nursery.start_soon(asked, lane)
+                await trio.testing.wait_all_tasks_blocked()
+            work.go.set()
+            await lane.run(lambda: made.append("second"), row="row")
+
+    trio.run(main)
+    assert made == ["first", "second"][1 - there_are :]
+
+
 def _lane() -> Lane:
     """Of one thread."""
     return Lane("test", threads=1, deadline_s=DEADLINE_S, interrupts=Interrupts())
