@@ -202,7 +202,7 @@ class OpenFile:
             try:
                 self._append(start, memoryview(data))
             except BaseException:
-                self._md5 = None  # which has these bytes
+                self._end_md5()  # which has these bytes
                 raise
             self._size = max(self._size, stop)
             self._unpublished += len(data)
@@ -233,11 +233,16 @@ class OpenFile:
         image = bytes(self._image)
         self._append(0, memoryview(image))
         self._image = None
-        self._md5 = RunningMd5(self._shared.hashing, image)
+        self._md5 = RunningMd5(self._shared.hashing, self._shared.early, image)
 
     def _hash(self, start: int, data: bytes) -> None:
         """The ETag is the MD5 as long as the file is written front to back."""
         if self._md5 is not None and not self._md5.add(start, data):
+            self._end_md5()
+
+    def _end_md5(self) -> None:
+        if self._md5 is not None:
+            self._md5.close()
             self._md5 = None
 
     def _append(self, start: int, view: memoryview) -> None:
@@ -340,7 +345,7 @@ class OpenFile:
         else:
             self.publish()
             self._publish_cut(size)
-        self._md5 = None
+        self._end_md5()
         if size == 0:
             self._image = bytearray()
 
@@ -409,8 +414,10 @@ class OpenFile:
         put_off_all(txn, self._shared.buckets, namespace.get(txn, self.inode_id), 0)
 
     def give_up(self) -> None:
-        """Let go of the segments, also of what could not be published. Nobody uses it any more."""
+        """Let go of the segments, also of what could not be published, and of what comes too early.
+        Nobody uses it any more."""
         self._end_run()
+        self._end_md5()
         for reservation in self._reservations.values():
             reservation.release()
         self._reservations = {}

@@ -23,6 +23,7 @@ from cache.index import Index, Table
 from cache.open_file import OpenFile
 from cache.persist import Persister
 from cache.records import Inode
+from cache.running_md5 import EarlyRoom
 from cache.segments import Segments
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ class OpenFiles:
         self.persister = persister
         self.admission = admission
         self.hashing = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="md5")
+        self.early = EarlyRoom()
         self._lock = threading.Lock()
         self._open: dict[int, OpenFile] = {}
 

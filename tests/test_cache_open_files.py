@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from cache import extents
 from cache.config import MIB
 from cache.errors import CacheFull, IndexFull, IsADirectory, NoSuchInode, NoSuchKey, NotPermitted
+from cache.open_file import OpenFile
 from cache.records import WriteMode
 from cache.segments import Reservation
 from cache.staging import INLINE_MAX
@@ -145,6 +146,41 @@ def test_the_etag_is_the_md5_of_a_file_that_comes_a_little_out_of_order(box: Tes
     file.release()
     assert box.get(b"f") == data
     assert box.volume.objects.get(BUCKET, b"f").etag == hashlib.md5(data).hexdigest()
+
+
+def test_what_comes_early_takes_memory_once_for_all_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that is written around a gap keeps its MD5 only as far as that goes."""
+    monkeypatch.setattr("cache.running_md5._EARLY_BYTES_MAX", 700_000)
+    box = TestVolume(tmp_path)
+    files, data = box.volume.open_files, some_bytes(900_000)
+    md5 = hashlib.md5(data).hexdigest()
+    first, second, third = (files.open(box.create(n).id, write=True) for n in (b"1", b"2", b"3"))
+
+    def write(file: OpenFile, *numbers: int) -> None:
+        for number in numbers:
+            file.write(number * 300_000, data[number * 300_000 :][:300_000])
+
+    def etag(name: bytes) -> str:
+        return box.volume.objects.get(BUCKET, name).etag
+
+    write(first, 1, 2)
+    write(second, 1, 2, 0)
+    second.release()
+    assert "-" in etag(b"2")
+    write(first, 0)
+    write(third, 2)  # which is left as it is
+    first.release()
+    third.release()
+    assert etag(b"1") == md5
+    box.create(b"4")
+    fourth = files.open(box.inode(b"4").id, write=True)
+    write(fourth, 1, 2, 0)
+    fourth.release()
+    assert etag(b"4") == md5
+    assert {box.get(name) for name in (b"1", b"2", b"4")} == {data}
+    box.close()
 
 
 @pytest.mark.parametrize("again", [0, 450_000, 600_000, 1_000_000])
