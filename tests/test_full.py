@@ -38,7 +38,7 @@ from tests.support.waiting import wait_until
 pytestmark = requires_fuse
 
 MIB = 1 << 20
-DEADLINE_S = 60.0
+DEADLINE_S = 120.0
 
 
 def content(name: str, size: int) -> bytes:
@@ -242,7 +242,7 @@ class RcloneServer:
             "object_tagging": False,
             "directory_markers": "omit",
             "connect_timeout_s": 1.0,
-            "deadline_s": 5.0,
+            "deadline_s": 20.0,
         }
 
 
