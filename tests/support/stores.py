@@ -120,7 +120,7 @@ def s3_config(port: int, bucket: str, **changes: object) -> S3StoreConfig:
         "access_key": ACCESS_KEY,
         "secret_key": SECRET_KEY,
         "part_size_bytes": 5 * MIB,
-        "deadline_s": 20.0,
+        "deadline_s": 60.0,
     }
     return S3StoreConfig(**{**settings, **changes})  # type: ignore[arg-type]
 
