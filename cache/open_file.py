@@ -299,11 +299,12 @@ class OpenFile:
             self._lock.release()
 
     def may_change(self) -> bool:
-        """Whether something is to be published, or somebody is just writing."""
+        """Whether something is to be published, or the store to be let have it, or somebody is just
+        writing."""
         if not self._lock.acquire(blocking=False):
             return True
         self._lock.release()
-        return self._changed
+        return self._changed or self._more_comes
 
     def set_mtime(self, mtime_ns: int) -> None:
         """See OpenFiles.set_mtime."""

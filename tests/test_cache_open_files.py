@@ -237,6 +237,20 @@ def test_the_store_gets_a_large_file_when_it_is_closed_and_no_earlier(
     file.release()
 
 
+def test_the_store_gets_what_a_mapping_wrote_behind_its_close(
+    box: TestVolume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cache.open_file._UNPUBLISHED_MAX", 500_000)
+    file = box.volume.open_files.open(box.create(b"f").id, write=True)
+    file.flush()
+    file.write(0, some_bytes(500_000))
+    assert not file.release_now()
+    file.release()
+    assert box.volume.queue.run_once() == 1
+    wait_until(box.volume.queue.is_idle)
+    assert box.stored_bytes(b"f") == some_bytes(500_000)
+
+
 def test_a_full_index_does_not_fail_the_close_of_what_is_published(
     box: TestVolume, monkeypatch: pytest.MonkeyPatch
 ) -> None:
