@@ -10,11 +10,13 @@ import socket
 import time
 import zlib
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
 
+from cache import multipart
 from cache.records import WriteMode
 from tests.support import s3
 from tests.support.s3 import Door, bucket, client, code, serving
@@ -393,14 +395,19 @@ def test_an_upload_that_never_was(client: Any, bucket: str) -> None:
         )
 
 
-def test_stale_uploads_are_aborted(door: Door, client: Any, bucket: str) -> None:
+def test_stale_uploads_are_aborted(
+    door: Door, client: Any, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stale: dict[str, Any] = {"Bucket": bucket, "Key": "stale"}
     made = [client.create_multipart_upload(**stale)["UploadId"] for _ in range(2)]
-    before_part = time.time()
+    before_part_ns = time.time_ns()
     client.upload_part(UploadId=made[1], PartNumber=1, Body=b"x", **stale)
     assert door.volume.uploads.abort_stale(3600) == 0
     # What counts is the last part, if there is one.
-    assert door.volume.uploads.abort_stale(time.time() - before_part) >= 1
+    with monkeypatch.context() as an_hour_later:
+        clock = SimpleNamespace(time_ns=lambda: before_part_ns + 3600 * 10**9)
+        an_hour_later.setattr(multipart, "time", clock)
+        assert door.volume.uploads.abort_stale(3600) >= 1
     (left,) = client.list_multipart_uploads(Bucket=bucket)["Uploads"]
     assert left["UploadId"] == made[1]
     assert door.volume.uploads.abort_stale(0) == 1

@@ -289,16 +289,17 @@ _MALFORMED = {
     "with signed headers twice": ("SignedHeaders=host", "SignedHeaders=host;host"),
     "with signed headers in capitals": ("SignedHeaders=host", "SignedHeaders=HOST"),
     "with two credentials": (", SignedHeaders", ", Credential=x, SignedHeaders"),
-    "of another day": (f"/{datetime.now(UTC):%Y%m%d}/", "/20200101/"),
-    "of no day": (f"/{datetime.now(UTC):%Y%m%d}/", "/today/"),
+    "of another day": ("/{day}/", "/20200101/"),
+    "of no day": ("/{day}/", "/today/"),
 }
 
 
 def _edited(old: str, new: str) -> Shot:
     def shoot(door: Door) -> Answer:
         headers = door.sign("PUT", SCRATCH, {}, b"x")
-        assert old in headers["Authorization"], old
-        headers["Authorization"] = headers["Authorization"].replace(old, new, 1)
+        signed = old.format(day=headers["X-Amz-Date"][:8])
+        assert signed in headers["Authorization"], old
+        headers["Authorization"] = headers["Authorization"].replace(signed, new, 1)
         return door.request("PUT", SCRATCH, headers, b"x", sign=False)
 
     return shoot
