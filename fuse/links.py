@@ -14,19 +14,30 @@ remembered. Nobody can tell: the operation has not returned yet, or only just. I
 - when the lock of the directory is free again, for which the `forget` thread waits
   (fuse/kernel.py); that tells about symlinks and special files.
 
+Only the second may take long after the operation has returned, on a busy machine. So whoever asks
+for the attributes once we have answered waits for it.
+
 Answers to what the kernel asked before it subtracted, and gets afterwards, it drops by itself.
 Files with one name are no concern: below zero it does not count.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import threading
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import trio
 
 from cache.records import Inode
 
+_PATIENCE_S = 1.0
+"""Who asks may itself hold the directory, for which the `forget` thread waits: link(2) does."""
 
-@dataclass(frozen=True, slots=True, eq=False)
+
+@dataclass(slots=True, eq=False)
 class Removal:
     """An operation under way that takes a name from a file with several."""
 
@@ -35,6 +46,9 @@ class Removal:
     """How many the file had before."""
     thread: int
     """Who called it, as the kernel counts threads; 0 in a process id namespace it cannot see."""
+    answered: bool = False
+    waiting: list[Callable[[], None]] = field(default_factory=list)
+    """Called when it is over."""
 
 
 class Removals:
@@ -51,17 +65,41 @@ class Removals:
             self._under_way[inode.id] = removal
         return removal
 
+    def answered(self, removal: Removal) -> Callable[[], None]:
+        """The kernel is about to be answered; what is returned is called when it is done."""
+        removal.answered = True
+        return functools.partial(self.end, removal)
+
     def end(self, removal: Removal) -> None:
         """The kernel has returned from it, whatever came of it. Idempotent."""
         with self._lock:
             if self._under_way.get(removal.inode) is removal:
                 del self._under_way[removal.inode]
+            waiting, removal.waiting = removal.waiting, []
+        for wake in waiting:
+            with contextlib.suppress(trio.RunFinishedError):
+                wake()
 
     def asks(self, inode: int, thread: int) -> None:
         """A thread asks something about an inode, so it has returned from what it did before."""
         removal = self._under_way.get(inode)
         if removal is not None and removal.thread == thread:
             self.end(removal)
+
+    async def over(self, inode: int, thread: int) -> None:
+        """Return when nobody but this thread has taken a name from the inode and was answered just
+        now; after a second, though, in any case."""
+        removal = self._under_way.get(inode)
+        if removal is None or not removal.answered or removal.thread == thread:
+            return
+        over = trio.Event()
+        with self._lock:
+            if self._under_way.get(inode) is not removal:
+                return
+            loop = trio.lowlevel.current_trio_token()
+            removal.waiting.append(functools.partial(loop.run_sync_soon, over.set))
+        with trio.move_on_after(_PATIENCE_S):
+            await over.wait()
 
     def links(self, inode: Inode) -> int:
         """The count to answer with."""

@@ -214,6 +214,7 @@ class Operations(pyfuse3.Operations):
 
     @answered
     async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
+        await self._removals.over(inode, ctx.pid)
         return self._told.of(self._files.get(inode), ctx)
 
     @answered
@@ -487,10 +488,8 @@ class Operations(pyfuse3.Operations):
         finally:
             # The directory is locked until the kernel is done with what we answer now. The
             # attributes: the other door may have replaced the name after we looked.
-            self._kernel.forget_soon(
-                [Change(*removed, 0), Change(0, b"", found.id)],
-                lambda: self._removals.end(removal),
-            )
+            changes = [Change(*removed, 0), Change(0, b"", found.id)]
+            self._kernel.forget_soon(changes, self._removals.answered(removal))
 
     async def _make(
         self,

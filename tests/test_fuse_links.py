@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
+import trio.testing
 
 from cache.errors import WouldWait
 from cache.files import Files
@@ -168,3 +170,45 @@ def test_one_removal_follows_another() -> None:
     assert removals.links(inode(1)) == 2
     removals.end(second)
     assert removals.links(inode(1)) == 1
+
+
+def asked(removals: Removals, thread: int, meanwhile: Callable[[], None]) -> tuple[bool, int]:
+    """Whether a thread that asks for the attributes waits, and the count that it is told;
+    meanwhile: what happens then."""
+    told: list[int] = []
+
+    async def ask() -> None:
+        await removals.over(7, thread)
+        told.append(removals.links(inode(2)))
+
+    async def main() -> bool:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask)
+            await trio.testing.wait_all_tasks_blocked()
+            waits = not told
+            meanwhile()
+        return waits
+
+    waits = trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+    return waits, told[0]
+
+
+def test_who_asks_once_the_operation_has_returned_is_told_the_true_count() -> None:
+    removals = Removals()
+    end = removals.answered(removals.begin(inode(3), thread=100))
+    assert asked(removals, 101, end) == (True, 2)
+    removals.answered(removals.begin(inode(3), thread=100))
+    assert asked(removals, 101, lambda: removals.asks(7, thread=100)) == (True, 2)
+
+
+def test_who_asks_before_it_has_returned_does_not_wait_for_it() -> None:
+    removals = Removals()
+    removals.begin(inode(3), thread=100)
+    assert asked(removals, 101, lambda: None) == (False, 3)
+
+
+def test_who_keeps_it_from_returning_does_not_wait_for_ever() -> None:
+    """Nor in this test: the clock of its loop jumps."""
+    removals = Removals()
+    removals.answered(removals.begin(inode(3), thread=100))
+    assert asked(removals, 101, lambda: None) == (True, 3)
