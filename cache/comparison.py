@@ -109,7 +109,8 @@ class Comparison:
         lost = namespace.unsettled(txn, place.bucket, place.parent, *own)
         if lost is not None:
             return lost
-        return namespace.in_the_way(txn, place, None if inode is None else inode.id)
+        own_id = None if inode is None or _lies_at_further_name(inode, place) else inode.id
+        return namespace.in_the_way(txn, place, own_id)
 
     def again(self, task: Task, *, taking: bool = False) -> Task | None:
         """The task as it is now that the locks are held; None if they are not those it needs, or
@@ -120,6 +121,14 @@ class Comparison:
         before, inode = task.inode, now.inode
         same = inode is before if inode is None or before is None else inode.id == before.id
         return now if same else None
+
+
+def _lies_at_further_name(inode: Inode, place: Place) -> bool:
+    """Whether the store has a file's bytes under this further name of it, which was its first one
+    before: a copy that is put there would replace what it is made of."""
+    at, stored = (place.parent, place.name), inode.stored
+    is_there = stored is not None and (stored.parent, stored.name) == at
+    return is_there and not inode.is_dir and (inode.parent, inode.name) != at
 
 
 def aside_name(inode: Inode) -> bytes:

@@ -13,6 +13,7 @@ from cache import segments
 from cache.config import MIB, PrefixMode
 from cache.errors import CacheFull, CrossesBucket, NoSuchInode, StaleContent, StoreUnavailable
 from cache.locks import NodeLocks
+from cache.namespace import Place
 from cache.records import WriteMode
 from cache.segments import Reservation, SegmentStream
 from cache.stores.base import StoredAttributes
@@ -252,5 +253,32 @@ def test_a_link_to_what_is_just_replaced_comes_too_late(
     assert outcome == ["too late"]
     assert box.names() == [b"a"]
     assert box.get(b"a") == second
+    box.check()
+    box.close()
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_file_that_gets_its_former_name_as_a_further_one_keeps_its_bytes(
+    tmp_path: Path, linked: bool
+) -> None:
+    """They lie under that name in the store, and are nowhere else."""
+    box = TestVolume(tmp_path)
+    body = some_bytes(200_000)
+    box.put(b"a", body)
+    if linked:
+        box.link(b"a", b"b")
+    box.drain()
+    box.evict()
+    if linked:
+        box.unlink(b"a")
+    else:
+        box.rename(b"a", b"b")
+    box.link(b"b", b"a")
+    box.volume.objects._persister.persist(Place(box.root, box.root, b"a"))
+    box.evict()
+    box.drain()
+    box.evict()
+    assert (box.get(b"a"), box.get(b"b")) == (body, body)
+    assert (box.stored_bytes(b"a"), box.stored_bytes(b"b")) == (body, body)
     box.check()
     box.close()
