@@ -73,7 +73,11 @@ def main() -> None:
     parser.add_argument("--megabytes", type=int, default=512, help="size of the large file")
     parser.add_argument("--entries", type=int, default=10_000, help="names in the large directory")
     parser.add_argument(
-        "--without", nargs="+", default=[], help="contenders that `mount` leaves out"
+        "--without",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="contenders that `mount` leaves out",
     )
     parser.add_argument(
         "--objects",
