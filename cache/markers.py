@@ -43,6 +43,13 @@ def check_unversioned(bucket: Bucket, key: bytes, size_bytes: int) -> None:
         raise NotSupported(f"{key!r}: in a versioned bucket, keys that end in / have no bytes")
 
 
+def goes_later(bucket: Bucket, key: bytes) -> bool:
+    """Whether a body cannot pass through to the store as it arrives. Of a versioned bucket the
+    store has the version that is to be replaced, too: that moves first, and then the whole body
+    goes there. So does that of a marker, whose attributes are the directory's."""
+    return is_versioned(bucket) or key.endswith(b"/")
+
+
 def check_empty(txn: Txn, directory: Inode) -> None:
     """NotEmpty for who is to remove a directory through the mount: for names in it, and for bytes
     under its key, which the mount does not show and is not to remove unseen."""

@@ -50,7 +50,6 @@ from cache.snapshot import Snapshot, chunks
 from cache.staging import Staged
 from cache.stores.base import PartUpload, StoredObject
 from cache.uploading import uploaded_attributes
-from cache.versions import is_versioned
 
 log = logging.getLogger(__name__)
 
@@ -132,9 +131,8 @@ class Uploads:
     def _begin_at_store(
         self, bucket: Bucket, key: bytes, attributes: ObjectAttributes
     ) -> tuple[bytes, str]:
-        """(key, token) of an upload there; empty where the body goes there later, as it does in
-        Objects.writer."""
-        if is_versioned(bucket) or key.endswith(b"/"):
+        """(key, token) of an upload there; empty where the body goes there later."""
+        if markers.goes_later(bucket, key):
             return b"", ""
         with self._index.read() as txn:
             store_key = namespace.store_key_of(txn, bucket.root, key)

@@ -307,13 +307,9 @@ class Objects:
         store = self._buckets.store(record)
         markers.check_kept(record, key, size_bytes, store.capabilities)
         mode = self._buckets.mode_of(record, key)
-        # Of a versioned bucket the store has the version that is to be replaced, too: that moves
-        # first, and then the whole body goes there. So does the body of a directory's marker,
-        # whose attributes are the directory's.
-        goes_later = is_versioned(record) or key.endswith(b"/")
         # What cannot wait here for the store goes there at once, whatever the mode.
         at_once = mode.persists and self._admission.is_too_large(size_bytes)
-        passes_through = (mode.waits_for_store or at_once) and not goes_later
+        passes_through = (mode.waits_for_store or at_once) and not markers.goes_later(record, key)
         if mode.persists:
             check_fits(store, attributes)
         if not passes_through:

@@ -258,8 +258,7 @@ def chunks(snapshot: Snapshot, start: int, stop: int) -> Iterator[bytes]:
             yield piece
             continue
         for offset in range(0, piece.length, MIB):
-            length = min(MIB, piece.length - offset)
-            part = FileRange(piece.file, piece.offset + offset, length)
+            part = piece.part(offset, MIB)
             yield part.read() if snapshot.warms else part.read_passing()
 
 

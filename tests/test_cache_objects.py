@@ -20,7 +20,7 @@ from cache.errors import (
     StoreUnavailable,
 )
 from cache.objects import Object
-from cache.records import ObjectAttributes, Part, UploadRecord, WriteMode
+from cache.records import ObjectAttributes, UploadRecord, WriteMode
 from tests.support.fault_store import no_fault, unavailable
 from tests.support.volume import BUCKET, TestVolume, box, some_bytes, through
 from tests.support.waiting import wait_until
@@ -223,15 +223,6 @@ def begin(box: TestVolume, key: bytes = b"d/a") -> UploadRecord:
     return box.volume.uploads.create(BUCKET, key, owner="me", attributes=NONE)
 
 
-def send(box: TestVolume, upload: UploadRecord, number: int, data: bytes) -> Part:
-    writer = box.volume.uploads.part_writer(upload, number, size_bytes=len(data))
-    try:
-        writer.write(data)
-        return writer.commit(etag=f"e{number}", checksums={})
-    finally:
-        writer.abort()
-
-
 @pytest.fixture(params=["box", "through"])
 def either(request: pytest.FixtureRequest) -> TestVolume:
     found: TestVolume = request.getfixturevalue(request.param)
@@ -242,7 +233,7 @@ def test_parts_become_the_object_in_their_order(either: TestVolume) -> None:
     uploads = either.volume.uploads
     upload = begin(either)
     bodies = {n: some_bytes(size, n) for n, size in ((3, 200_003), (1, 200_001), (10_000, 3000))}
-    parts = {n: send(either, upload, n, data) for n, data in bodies.items()}
+    parts = {n: either.send_part(upload, n, data) for n, data in bodies.items()}
     assert [p.number for p in uploads.parts(upload)] == [1, 3, 10_000]
     assert [p.number for p in uploads.parts(upload, after=1, limit=1)] == [3]
     assert uploads.list(BUCKET) == [upload]
@@ -263,8 +254,8 @@ def test_parts_become_the_object_in_their_order(either: TestVolume) -> None:
 def test_a_part_sent_again_replaces_the_first(either: TestVolume) -> None:
     uploads = either.volume.uploads
     upload = begin(either)
-    first = send(either, upload, 1, b"1" * 9000)
-    second = send(either, upload, 1, b"2" * 8000)
+    first = either.send_part(upload, 1, b"1" * 9000)
+    second = either.send_part(upload, 1, b"2" * 8000)
     assert uploads.parts(upload) == [second]
     with pytest.raises(InvalidPart):
         uploads.complete(upload, [first], etag="e-1", attributes=NONE)
@@ -277,7 +268,7 @@ def test_a_part_sent_again_replaces_the_first(either: TestVolume) -> None:
 def test_an_aborted_upload_leaves_nothing_anywhere(either: TestVolume) -> None:
     uploads = either.volume.uploads
     upload = begin(either)
-    send(either, upload, 1, some_bytes(BIG))
+    either.send_part(upload, 1, some_bytes(BIG))
     late = uploads.part_writer(upload, 2, size_bytes=9000)
     late.write(b"x" * 9000)
     if upload.store_token:
@@ -333,7 +324,7 @@ def test_a_part_copied_from_an_object_shares_its_bytes(box: TestVolume) -> None:
 
 def test_two_completions_of_one_upload_make_one_object(either: TestVolume) -> None:
     upload = begin(either)
-    part = send(either, upload, 1, some_bytes(BIG))
+    part = either.send_part(upload, 1, some_bytes(BIG))
     outcome: list[str] = []
 
     def complete() -> None:

@@ -39,14 +39,16 @@ def current(box: TestVolume) -> UploadRecord:
     return upload
 
 
-def send(box: TestVolume, upload: UploadRecord, number: int, data: bytes = b"") -> Part:
-    data = data or BODIES[number]
-    writer = box.volume.uploads.part_writer(upload, number, size_bytes=len(data))
-    try:
-        writer.write(data)
-        return writer.commit(etag=f"e{number}", checksums={})
-    finally:
-        writer.abort()
+def send(box: TestVolume, upload: UploadRecord, number: int) -> Part:
+    return box.send_part(upload, number, BODIES[number])
+
+
+def begin_and_send_all(box: TestVolume) -> UploadRecord:
+    """The upload as it was known before it had outgrown the cache."""
+    upload = begin(box)
+    for number in BODIES:
+        send(box, upload, number)
+    return upload
 
 
 def complete(box: TestVolume, upload: UploadRecord) -> Object:
@@ -96,7 +98,7 @@ def test_so_it_is_with_an_s3_store(tmp_path: Path) -> None:
     ):
         begin(box)
         parts = [
-            send(box, current(box), number, WHOLE[start : start + 5 * MIB])
+            box.send_part(current(box), number, WHOLE[start : start + 5 * MIB])
             for number, start in enumerate(range(0, len(WHOLE), 5 * MIB), 1)
         ]
         assert [bool(part.store_tag) for part in parts] == [False, True, True]
@@ -130,9 +132,7 @@ def test_a_part_that_was_begun_before_follows(box: TestVolume) -> None:
 
 
 def test_who_completes_it_by_what_was_known_before_asks_again(box: TestVolume) -> None:
-    upload = begin(box)
-    for number in BODIES:
-        send(box, upload, number)
+    upload = begin_and_send_all(box)
     with pytest.raises(StaleContent):
         complete(box, upload)
     complete(box, current(box))
@@ -141,9 +141,7 @@ def test_who_completes_it_by_what_was_known_before_asks_again(box: TestVolume) -
 
 def test_what_has_followed_follows_once(box: TestVolume) -> None:
     """The store fails in the middle, and the client completes it again."""
-    upload = begin(box)
-    for number in BODIES:
-        send(box, upload, number)
+    begin_and_send_all(box)
     written = box.store.calls["write_part"]
     box.store.before = failing("commit_parts")
     with pytest.raises(StoreUnavailable):
@@ -155,9 +153,7 @@ def test_what_has_followed_follows_once(box: TestVolume) -> None:
 
 
 def test_what_cannot_follow_stays(box: TestVolume) -> None:
-    upload = begin(box)
-    for number in BODIES:
-        send(box, upload, number)
+    begin_and_send_all(box)
     box.store.before = failing("write_part")
     with pytest.raises(StoreUnavailable):
         complete(box, current(box))
@@ -168,9 +164,7 @@ def test_what_cannot_follow_stays(box: TestVolume) -> None:
 
 
 def test_aborted_by_what_was_known_before_it_leaves_nothing_in_the_store(box: TestVolume) -> None:
-    upload = begin(box)
-    for number in BODIES:
-        send(box, upload, number)
+    upload = begin_and_send_all(box)
     assert temporary(box)
     box.volume.uploads.abort(upload)
     assert not temporary(box)

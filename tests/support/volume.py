@@ -17,7 +17,16 @@ from cache.errors import StoreNotFound
 from cache.files import SetAttributes
 from cache.index import Table, Txn
 from cache.publishing import Check, Object
-from cache.records import ROOT, Inode, Kind, ObjectAttributes, WriteMode, unpack
+from cache.records import (
+    ROOT,
+    Inode,
+    Kind,
+    ObjectAttributes,
+    Part,
+    UploadRecord,
+    WriteMode,
+    unpack,
+)
 from cache.recovery import Report
 from cache.stores.base import Store, StoredObject
 from cache.stores.posix import PosixStore, PosixStoreConfig
@@ -134,6 +143,15 @@ class TestVolume:
         with snapshot:
             assert snapshot.size == found.size
             return snapshot.read(start, snapshot.size if stop is None else stop)
+
+    def send_part(self, upload: UploadRecord, number: int, data: bytes) -> Part:
+        """A part of a multipart upload; its ETag is `e` and the number."""
+        writer = self.volume.uploads.part_writer(upload, number, size_bytes=len(data))
+        try:
+            writer.write(data)
+            return writer.commit(etag=f"e{number}", checksums={})
+        finally:
+            writer.abort()
 
     def delete(self, key: bytes) -> None:
         self.volume.objects.delete(BUCKET, key)
